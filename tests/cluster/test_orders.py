@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from tests.support import postgres
 from tests.support.cluster_service import ClusterService
 from tests.support.postgres import PostgresServer
+from tests.support.processes import lives
 from tests.support.service import Answer, Service
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
@@ -236,6 +237,34 @@ async def test_a_restart_of_the_database_while_somebody_types(tmp_path: Path, mo
             await type_surely(node, job, b"", len(typed), end=True)
             await until(lambda: (tmp_path / "typed").stat().st_size >= len(typed), what="all is read")
             assert (tmp_path / "typed").read_bytes() == typed
+
+
+async def test_a_command_that_the_history_does_not_know_is_ended_from_another_node(hosts: Hosts) -> None:
+    """Keepers of all hosts are listed at each; the one that is meant may have to be named with its host."""
+    node, job = api(hosts), await api(hosts).submit("sleep 600")
+    keeper = await hosts.worker.running(job)
+    await hosts.worker.kill()
+    hosts.execute("DELETE FROM jobs")
+    await hosts.worker.start()
+
+    async def listed() -> Any:
+        return (await node.get("/api/keepers"))[2]["keepers"]
+
+    (row,) = await until(listed, what="the keeper is listed")
+    assert (row["host"], row["pid"], row["job_id"]) == ("worker", keeper.pid, job)
+    path = f"/api/keepers/{row['keeper']}"
+    assert (await node.ask("DELETE", f"{path}?host=b"))[0] == 404
+    assert lives(keeper.pid)
+    assert (await node.ask("DELETE", f"{path}?host=worker"))[0] == 202
+    await until(lambda: not lives(keeper.pid), what="the keeper has ended")
+    await until(_is_empty(listed), what="the list is empty")
+
+
+def _is_empty(listed: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[bool]]:
+    async def is_empty() -> bool:
+        return not await listed()
+
+    return is_empty
 
 
 async def test_offsets_are_exact_over_two_nodes(hosts: Hosts, tmp_path: Path, seed: int) -> None:

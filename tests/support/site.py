@@ -168,11 +168,11 @@ class Site:
 class NoKeepers:
     """No keeper is unknown."""
 
-    def list(self) -> Sequence[Any]:
+    async def find(self) -> Sequence[Any]:
         return ()
 
-    def end(self, number: int) -> None:
-        raise NoSuchKeeper(number)
+    async def end(self, keeper: Any, /) -> None:
+        raise NoSuchKeeper(keeper.number)
 
 
 class NoUsage:

@@ -491,9 +491,10 @@ class Client:
         keepers: documents.Keepers = await self._requester.request("GET", "/api/keepers", has="keepers")
         return keepers
 
-    async def end_keeper(self, keeper: int) -> "documents.Keepers":
-        """Have such a keeper end its command, which takes a moment."""
-        keepers: documents.Keepers = await self._requester.request("DELETE", f"/api/keepers/{keeper}", has="keepers")
+    async def end_keeper(self, keeper: int, host: str | None = None) -> "documents.Keepers":
+        """Have such a keeper end its command, which takes a moment; `host` if several have one of this number."""
+        path = f"/api/keepers/{keeper}" + _query_string({} if host is None else {"host": host})
+        keepers: documents.Keepers = await self._requester.request("DELETE", path, has="keepers")
         return keepers
 
     async def _rows(self, kind: str, query: Mapping[str, Filter]) -> AsyncIterator[Any]:

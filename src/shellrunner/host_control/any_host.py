@@ -4,11 +4,12 @@ For `web`, which does not know where a job runs. Must not know how orders travel
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from shellrunner.errors import NotRunning
-from shellrunner.host_control.order_executor import LocalControls, LocalUsage
+from shellrunner.clock import Millis
+from shellrunner.errors import KeeperSilent, NotRunning
+from shellrunner.host_control.order_executor import LocalControls, LocalKeepers, LocalUsage
 from shellrunner.host_control.refusals import raise_refusal
 from shellrunner.model import CommandState, LiveUsage, TerminalSize
 from shellrunner.store.hosts import HostOrders, OrderKind
@@ -96,3 +97,45 @@ class AnyHostUsage:
         if "usage" not in answer:
             raise NotRunning(job_id)
         return LiveUsage(**answer["usage"])
+
+
+class HostKeeper(NamedTuple):
+    """A keeper of some host, and the command that it runs, which the history does not know."""
+
+    host: str
+    number: int
+    pid: int
+    job_id: int
+    history: str
+    started: Millis
+
+
+class AnyHostKeepers:
+    """The keepers that the history does not know, on all hosts."""
+
+    def __init__(self, local: LocalKeepers, orders: HostOrders) -> None:
+        self._local, self._orders = local, orders
+
+    async def find(self) -> Sequence[HostKeeper]:
+        """Return those that still run, of the hosts that answer in time."""
+        own, answers = await asyncio.gather(self._local.find(), self._orders.ask_all(OrderKind.KEEPERS))
+        name = self._orders.host
+        found = [HostKeeper(name, each.number, each.pid, each.job_id, each.history, each.started) for each in own]
+        for host, answer in sorted(answers.items()):
+            found += [HostKeeper(host, *keeper) for keeper in answer.get("keepers", ())]
+        return found
+
+    async def end(self, keeper: HostKeeper, /) -> None:
+        """Have one of them end its command.
+
+        Raises:
+            NoSuchKeeper: it does not run any more.
+            KeeperSilent: its host does not answer.
+        """
+        if keeper.host == self._orders.host:
+            await self._local.end(keeper)
+            return
+        answer = await self._orders.ask_host(keeper.host, OrderKind.END_KEEPER, {"number": keeper.number})
+        if answer is None:
+            raise KeeperSilent(keeper.job_id)
+        raise_refusal(answer)

@@ -4,11 +4,11 @@ Implements `CommandHost` of the store. Must not know how orders come, or how a k
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from shellrunner.errors import KeeperSilent, ShellrunnerError, StoreUnavailable
+from shellrunner.errors import KeeperSilent, NoSuchKeeper, ShellrunnerError, StoreUnavailable
 from shellrunner.host_control import refusals
 from shellrunner.model import CommandState, LiveUsage, TerminalSize
 from shellrunner.store.hosts import Answer, HostOrder, OrderKind
@@ -58,12 +58,22 @@ class LocalUsage(Protocol):
         """Return what one running job uses."""
 
 
+class LocalKeepers(Protocol):
+    """The keepers of this host that the history does not know; the supervisor implements it."""
+
+    async def find(self) -> Sequence[Any]:
+        """Return those that still run."""
+
+    async def end(self, keeper: Any, /) -> None:
+        """Have one of them end its command."""
+
+
 class OrderExecutor:
     """Carries out orders."""
 
-    def __init__(self, controls: LocalControls, usage: LocalUsage, processors: int) -> None:
+    def __init__(self, controls: LocalControls, usage: LocalUsage, keepers: LocalKeepers, processors: int) -> None:
         """`processors`: how many of this host jobs may use, 0 if it runs none."""
-        self._controls, self._usage, self._processors = controls, usage, processors
+        self._controls, self._usage, self._keepers, self._processors = controls, usage, keepers, processors
         self._by_kind: dict[OrderKind, Callable[[HostOrder], Awaitable[Answer | None]]] = {
             OrderKind.SIGNAL: self._signal,
             OrderKind.PAUSE: self._pause,
@@ -71,6 +81,8 @@ class OrderExecutor:
             OrderKind.RESIZE: self._resize,
             OrderKind.INPUT: self._input,
             OrderKind.USAGE: self._measure,
+            OrderKind.KEEPERS: self._find_keepers,
+            OrderKind.END_KEEPER: self._end_keeper,
         }
 
     async def carry_out(self, order: HostOrder, /) -> Answer:
@@ -116,6 +128,18 @@ class OrderExecutor:
         usages = await self._usage.measure()
         by_job = [[job_id, asdict(each)] for job_id, each in usages.items()]
         return {"processors": self._processors, "usages": by_job}
+
+    async def _find_keepers(self, _: HostOrder) -> dict[str, Any]:
+        found = await self._keepers.find()
+        return {"keepers": [[each.number, each.pid, each.job_id, each.history, each.started] for each in found]}
+
+    async def _end_keeper(self, order: HostOrder) -> None:
+        number = order.content["number"]
+        for each in await self._keepers.find():
+            if each.number == number:
+                await self._keepers.end(each)
+                return
+        raise NoSuchKeeper(number)
 
 
 def _job_of(order: HostOrder) -> int:

@@ -156,7 +156,7 @@ async def _serve(
                 settings,
                 not_ready_reasons=readiness.reasons,
                 controls=commands.controls,
-                unknown_keepers=supervisor.unknown_keepers,
+                unknown_keepers=commands.keepers,
                 usage_reader=commands.usage_reader,
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)

@@ -14,7 +14,7 @@ from typing import Any
 
 from shellrunner import __version__
 from shellrunner.config import Settings
-from shellrunner.host_control.any_host import AnyHostControls, AnyHostUsage
+from shellrunner.host_control.any_host import AnyHostControls, AnyHostKeepers, AnyHostUsage
 from shellrunner.host_control.order_executor import OrderExecutor
 from shellrunner.live_usage import UsageMeter
 from shellrunner.service.process import pid_namespace
@@ -23,6 +23,7 @@ from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.end_recorder import EndObserver
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher
+from shellrunner.supervisor.unknown_keepers import UnknownKeepers
 from shellrunner.tasks import background_task
 
 log = logging.getLogger("shellrunner.service")
@@ -96,6 +97,7 @@ class CommandControls:
 
     controls: Controls | AnyHostControls
     usage_reader: UsageMeter | AnyHostUsage
+    keepers: UnknownKeepers | AnyHostKeepers
     serving: tuple[asyncio.Task[None], ...] = ()
 
 
@@ -106,12 +108,12 @@ async def command_controls(store: Store, supervisor: Supervisor, max_running: in
     The one place that knows whether there are other hosts: where there are none, `web` gets the local parts.
     """
     local, meter = Controls(store, supervisor.running_job), UsageMeter(supervisor.running_jobs)
-    orders = store.orders
+    orders, keepers = store.orders, supervisor.unknown_keepers
     if orders is None:
-        yield CommandControls(local, meter)
+        yield CommandControls(local, meter, keepers)
         return
     processors = meter.processors if max_running else 0
-    executor = OrderExecutor(local, meter, processors)
+    executor = OrderExecutor(local, meter, keepers, processors)
     async with background_task("orders", orders.serve(executor)) as serving:
         usage = AnyHostUsage(meter, local, orders, processors)
-        yield CommandControls(AnyHostControls(local, orders), usage, (serving,))
+        yield CommandControls(AnyHostControls(local, orders), usage, AnyHostKeepers(keepers, orders), (serving,))

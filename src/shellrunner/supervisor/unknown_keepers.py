@@ -32,6 +32,7 @@ class UnknownKeeper(NamedTuple):
     job_id: int
     history: str
     started: Millis
+    host: None = None  # where there are several, others name it
 
 
 class UnknownKeepers:
@@ -44,22 +45,22 @@ class UnknownKeepers:
     def __len__(self) -> int:
         return len(self._found)
 
-    def list(self) -> list[UnknownKeeper]:
+    async def find(self) -> list[UnknownKeeper]:
         """Return those that still run, by number."""
         return [
             UnknownKeeper(number, command.pid, command.job, command.history, command.started)
             for number, (command, _) in sorted(self._found.items())
         ]
 
-    def end(self, number: int) -> None:
+    async def end(self, keeper: UnknownKeeper, /) -> None:
         """Have the keeper end its command: SIGTERM, then SIGKILL after the grace; returns at once.
 
         Raises:
-            NoSuchKeeper: there is none that the history does not know.
+            NoSuchKeeper: it does not run any more.
         """
-        if number not in self._found:
-            raise NoSuchKeeper(number)
-        self._found[number][1].set()
+        if keeper.number not in self._found:
+            raise NoSuchKeeper(keeper.number)
+        self._found[keeper.number][1].set()
 
     async def watch(self, number: int) -> None:
         """See a keeper that is alive and not in use to its end, and remove its slot."""

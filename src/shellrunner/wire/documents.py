@@ -313,6 +313,9 @@ class UnknownKeeper(TypedDict):
     """A keeper that runs a command which the history does not know."""
 
     keeper: Count
+    """Its number, which another host may have given to a keeper of its own."""
+    host: str | None
+    """The host on which it runs, if several share the history."""
     pid: Pid
     job_id: Count
     """The job's id in the history that it belongs to, which may have been another one."""

@@ -91,6 +91,11 @@ QUERY: Final[dict[str, tuple[Schema, str, Any]]] = {
         None,
     ),
     "confirm": (_enum(["true"]), "Confirms the deletion; without it nothing is deleted.", "true"),
+    "/api/keepers/{keeper} host": (
+        _NAME,
+        "The host of the keeper; required if several hosts have one of this number.",
+        "build-1",
+    ),
     "/api/workers/{host} confirm": (
         _enum(["true"]),
         "Confirms the removal; without it nothing is removed.",
