@@ -1,4 +1,4 @@
-"""The list of failures in docs/explanation/failures.md, and the tests that it names: each is there for the other."""
+"""The lists of failures in docs/explanation, and the tests that they name: each is there for the other."""
 
 import ast
 import re
@@ -57,3 +57,14 @@ def test_every_failure_is_shown_by_the_tests_that_its_row_names(number: str, tes
     assert named
     assert set(named) - {name for name, _ in tests} == set()
     assert {name for name, _ in tests if number in numbers_in(name)} - set(named) == set()
+
+
+def test_every_row_of_the_clusters_failures_names_tests_that_exist(tests: Tests) -> None:
+    """What dies in a cluster: each row of the table has at least one test."""
+    table = re.findall(
+        r"^\| .* \| ([^|]*) \|$", (ROOT / "docs/explanation/cluster-failures.md").read_text(), re.MULTILINE
+    )
+    named = [re.findall(r"`(test_\w+)`", cell) for cell in table[1:]]
+    assert len(named) > 8
+    assert all(named)
+    assert {name for row in named for name in row} - {name for name, _ in tests} == set()
