@@ -282,7 +282,7 @@ class Worker(TypedDict):
     draining: bool
     """Whether it is drained: no job is started there until it is resumed."""
     reachable: bool
-    """Whether it has renewed its lease in the last 15 seconds."""
+    """Whether it has renewed its lease in the last 13 seconds."""
     seen: Instant
     """When it renewed its lease last, by the clock of the database."""
     joined: Instant
