@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _back_end(request: pytest.FixtureRequest) -> Iterator[None]:
     back_end = getattr(request, "param", "sqlite")
     if back_end != "sqlite" and request.node.get_closest_marker("sqlite"):
-        pytest.skip("reads SQLite's file or executes its statements")
+        pytest.skip("is about SQLite's file, its statements, or files that only it keeps")
     histories.select(back_end)
     yield
     histories.select("sqlite")

@@ -283,6 +283,7 @@ async def test_s10_a_result_can_be_read_again_and_after_a_restart(tmp_path: Path
         assert await output.read_stream(Stream.STDOUT, 0, 99) == "привет\n".encode()
 
 
+@pytest.mark.sqlite  # elsewhere no file outlives its job's end
 async def test_deleting_removes_the_files(tmp_path: Path) -> None:
     """The spill files of deleted jobs and deleted results are removed by the time the store is closed."""
     async with opened(tmp_path) as store:

@@ -11,8 +11,8 @@ from shellrunner.store.db import Db
 from shellrunner.store.output import Head
 from shellrunner.store.transition import Transition, Transitions
 
-_ENDED: Final = """SELECT queue, submitter, ending, completed, token, found, stdout_bytes IS NULL FROM jobs
-    WHERE id = ? AND state = 'done' FOR UPDATE"""
+_ENDED: Final = """SELECT queue, submitter, ending, completed, exit_code, token, found, stdout_bytes IS NULL
+    FROM jobs WHERE id = ? AND state = 'done' FOR UPDATE"""
 _ADD_FOUND: Final = "UPDATE jobs SET found = ?, started = coalesce(started, ?) WHERE id = ?"
 _ADD_VOLUME: Final = """UPDATE jobs SET stdout_bytes = ?, stderr_bytes = ?, stdout_dropped = ?, stderr_dropped = ?
     WHERE id = ?"""
@@ -34,8 +34,8 @@ def add(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head
     row = db.execute(_ENDED, (job_id,)).fetchone()
     if row is None:
         return RecordedEnd(is_known=False, transitions=[])
-    queue, submitter, ending, completed, its_token, found, is_deleted = row
-    if (ending, completed) == (end.ending.value, end.completed):
+    queue, submitter, ending, completed, exit_code, its_token, found, is_deleted = row
+    if (ending, completed, exit_code) == (end.ending.value, end.completed, end.exit_code):
         return RecordedEnd(is_known=True, transitions=[])
     if ending != Ending.LOST or its_token != token or end.ending is Ending.LOST:
         return RecordedEnd(is_known=False, transitions=[])
