@@ -214,7 +214,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     -- Each statement sees what was committed before it began, so the locks come first.
     IF claims THEN
-        PERFORM pg_advisory_xact_lock_shared(21352, 1);
+        PERFORM pg_advisory_xact_lock_shared(21352, 1), pg_advisory_xact_lock_shared(21355, hashtext(node));
     END IF;
     IF is_exclusive THEN
         PERFORM pg_advisory_xact_lock(21352, 2);
