@@ -70,6 +70,7 @@ EXAMPLES: Final = {
         ("migrate --after-restore --config /etc/shellrunner/config.toml", "before the first start on a backup"),
     ),
     "backup": (("backup /srv/backups/monday", ""),),
+    "import": (("import --config /etc/shellrunner/config.toml /var/lib/shellrunner", ""),),
     "restore": (("restore --set-aside /srv/backups/monday", ""),),
     "token": (("token create ci --scope run --scope read --expires 90d", ""),),
     "keepers": (("keepers", ""), ("keepers end 3", "")),
