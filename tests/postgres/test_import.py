@@ -70,7 +70,7 @@ async def listed(service: Service) -> dict[int, Any]:
     """Return each job as the list has it, by id."""
     status, _, body = await service.get("/api/jobs?limit=1000")
     assert status == 200
-    return {each["id"]: each for each in body["jobs"]}
+    return {each["job_id"]: each for each in body["jobs"]}
 
 
 def without_host(document: Any) -> Any:
@@ -144,7 +144,7 @@ async def test_everything_comes_along(host: Service, node: Service, typed: Impor
     assert other[0] == 422
 
     found = (await node.get("/api/jobs?q=STRASSE"))[2]["jobs"]
-    assert [each["id"] for each in found] == [ids["many"]]
+    assert [each["job_id"] for each in found] == [ids["many"]]
     assert (await node.ask("POST", "/api/queues/other/resume"))[0] == 200
     assert (await node.result(ids["secret"]))["stdout"] == "hunter2\ntyped in\n"
     assert (await node.result(ids["after"]))["stdout"] == "after\n"
