@@ -12,6 +12,7 @@ from shellrunner.config import Settings, load
 from shellrunner.config.profiles import Profile
 from shellrunner.errors import CommandNotAllowed, ConfigError, InvalidJob
 from shellrunner.model import JobSpec
+from shellrunner.service import profile_check
 from shellrunner.supervisor import confinement
 from shellrunner.supervisor.confinement import Confinement, UnknownProfile, bubblewrap_arguments
 from shellrunner.supervisor.users import UserAccount
@@ -136,3 +137,25 @@ def test_a_rule_names_the_option_to_choose_a_profile() -> None:
         command_rules.check_command(Identity("token:t", frozenset({"run"}), token), spec)
     imposed = token.model_copy(update={"profile": "p"})
     command_rules.check_command(Identity("token:t", frozenset({"run"}), imposed), spec)
+
+
+def test_every_file_that_is_named_in_place_of_a_secret_is_hidden(tmp_path: Path) -> None:
+    """A confined command sees none of them, whichever setting names it."""
+    secret = tmp_path / "secret"
+    contents = {
+        "auth.tokens_file": "", "callbacks.secret_file": "whsec_" + "c2VjcmV0" * 5,
+        "store.url_file": "postgresql://u:hunter2@host/db",
+    }  # fmt: skip
+    names = [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+        if key.endswith("_file")
+    ]
+    assert sorted(names) == sorted(contents)
+    for name, content in contents.items():
+        section, key = name.split(".")
+        secret.write_text(content)
+        secret.chmod(0o600)
+        settings = load(None, **{section: {key: str(secret)}})
+        assert secret in set(profile_check._files(settings)), name
