@@ -6,7 +6,8 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.support.cluster_service import ClusterService
 from tests.support.postgres import PostgresServer
 from tests.support.processes import lives
 from tests.support.service import Answer, Service
+from tests.support.sse import parse
 from tests.support.users import sees_keepers
 from tests.support.waiting import until
 
@@ -160,6 +162,33 @@ async def type_surely_when_full(node: Service, job: int, offset: int) -> None:
         return status == 204
 
     await until(ended, what="the input is ended")
+
+
+async def test_the_writer_is_one_over_all_nodes(hosts: Hosts, tmp_path: Path) -> None:
+    """Another client is refused at every node while the writer follows the job, unless it takes the place."""
+    job, path = await reader(hosts, tmp_path / "typed"), "/api/jobs/{}/stdin?writer={}&take={}"
+
+    async def type_as(node: str, name: str, *, take: bool = False) -> int:
+        query = path.format(job, name, str(take).lower())
+        return (await api(hosts, node).ask("POST", query, data=name.encode()))[0]
+
+    async with AsyncExitStack() as following:
+        for node, name in (("a", "first"), ("b", "second")):
+            url = f"{api(hosts, node).url}/api/statuses/{job}/events?writer={name}"
+            stream = await following.enter_async_context(api(hosts, node).session.get(url))
+            await anext(aiter(parse(stream.content)))
+        assert [await type_as("a", "first"), await type_as("b", "second")] == [204, 409]
+        assert await type_as("b", "second", take=True) == 204
+        await until(partial(_is_refused, type_as, "a", "first"), what="the first one is refused")
+
+    async def is_free() -> bool:
+        return await type_as("a", "third") == 204
+
+    await until(is_free, what="the writer has left")
+
+
+async def _is_refused(type_as: Callable[[str, str], Awaitable[int]], node: str, name: str) -> bool:
+    return await type_as(node, name) == 409
 
 
 async def test_keystrokes_keep_their_order(hosts: Hosts, tmp_path: Path) -> None:

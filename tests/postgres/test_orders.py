@@ -185,6 +185,30 @@ async def test_what_a_host_knows_of_a_command_is_known_at_every_node(nodes: Node
         await until(lambda: not cluster.execute("SELECT 1 FROM commands"), what="its row is removed")
 
 
+async def test_one_client_types_into_a_job_whatever_node_it_is_at(nodes: Nodes, cluster: Cluster) -> None:
+    """Until it leaves or is replaced, or its node is gone; who keeps no lease only asks."""
+    one, two = (orders_of(node).writers for node in nodes.both)
+    assert not (await two.acquire(1, "b", take=False, keep=False) and cluster.execute("SELECT 1 FROM writers"))
+    assert await one.acquire(1, "a", take=False, keep=True)
+    assert not await two.acquire(1, "b", take=False, keep=True)
+    assert not await two.acquire(1, "b", take=False, keep=False)
+    assert await two.acquire(2, "b", take=False, keep=True)
+    assert await two.acquire(1, "b", take=True, keep=True)
+
+    async def is_refused() -> bool:
+        return not await one.acquire(1, "a", take=False, keep=True)
+
+    await until(is_refused, what="the first one has learned that it was replaced")
+    two.release(1, "b")
+
+    async def is_accepted() -> bool:
+        return await one.acquire(1, "a", take=False, keep=True)
+
+    await until(is_accepted, what="there is no writer")
+    cluster.expire("one")
+    assert await two.acquire(1, "b", take=False, keep=True)
+
+
 async def test_all_hosts_that_answer_are_asked_at_once(nodes: Nodes) -> None:
     """One that serves no orders is left out."""
     host = Host()

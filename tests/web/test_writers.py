@@ -8,29 +8,29 @@ from tests.support.service import Service
 from tests.support.sse import parse
 
 
-def test_the_first_writer_stays_while_it_follows() -> None:
+async def test_the_first_writer_stays_while_it_follows() -> None:
     """Another is refused until it takes the place, or the writer leaves with the last of its streams."""
     writers = Writers()
     with writers.following(1, "b"):
         with writers.following(1, "a"):
             with writers.following(1, "a"):
-                writers.claim(1, "a", take=False)
+                await writers.claim(1, "a", take=False)
             with pytest.raises(InputTaken):
-                writers.claim(1, "b", take=False)
-            writers.claim(2, "b", take=False)
-            writers.claim(1, "b", take=True)
+                await writers.claim(1, "b", take=False)
+            await writers.claim(2, "b", take=False)
+            await writers.claim(1, "b", take=True)
             with pytest.raises(InputTaken):
-                writers.claim(1, "a", take=False)
-            writers.claim(1, "a", take=True)
-        writers.claim(1, "b", take=False)
+                await writers.claim(1, "a", take=False)
+            await writers.claim(1, "a", take=True)
+        await writers.claim(1, "b", take=False)
     assert vars(writers) == vars(Writers())
 
 
-def test_who_does_not_follow_becomes_no_writer() -> None:
+async def test_who_does_not_follow_becomes_no_writer() -> None:
     """It may type where nobody else does, and keeps nobody from typing."""
     writers = Writers()
-    writers.claim(1, "a", take=False)
-    writers.claim(1, "b", take=False)
+    await writers.claim(1, "a", take=False)
+    await writers.claim(1, "b", take=False)
     assert vars(writers) == vars(Writers())
 
 

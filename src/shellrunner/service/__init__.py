@@ -158,6 +158,7 @@ async def _serve(
                 controls=commands.controls,
                 unknown_keepers=commands.keepers,
                 usage_reader=commands.usage_reader,
+                writer_leases=commands.writer_leases,
                 render_metrics=partial(
                     metrics.render, MetricInputs(store, supervisor, state_dir, settings.supervisor.max_running)
                 ),

@@ -19,6 +19,7 @@ from shellrunner.host_control.order_executor import OrderExecutor
 from shellrunner.live_usage import UsageMeter
 from shellrunner.service.process import pid_namespace
 from shellrunner.store import Store, Work
+from shellrunner.store.hosts import WriterLeases
 from shellrunner.supervisor import Controls, KeeperPool, Supervisor
 from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.end_recorder import EndObserver
@@ -98,6 +99,7 @@ class CommandControls:
     controls: Controls | AnyHostControls
     usage_reader: UsageMeter | AnyHostUsage
     keepers: UnknownKeepers | AnyHostKeepers
+    writer_leases: WriterLeases | None = None
     serving: tuple[asyncio.Task[None], ...] = ()
 
 
@@ -115,5 +117,10 @@ async def command_controls(store: Store, supervisor: Supervisor, max_running: in
     processors = meter.processors if max_running else 0
     executor = OrderExecutor(local, meter, keepers, processors)
     async with background_task("orders", orders.serve(executor)) as serving:
-        usage = AnyHostUsage(meter, local, orders, processors)
-        yield CommandControls(AnyHostControls(local, orders), usage, AnyHostKeepers(keepers, orders), (serving,))
+        yield CommandControls(
+            controls=AnyHostControls(local, orders),
+            usage_reader=AnyHostUsage(meter, local, orders, processors),
+            keepers=AnyHostKeepers(keepers, orders),
+            writer_leases=orders.writers,
+            serving=(serving,),
+        )

@@ -88,6 +88,19 @@ class CommandHost(Protocol):
         """Return what is known of the command of a job that this host runs; None if it does not run it (yet)."""
 
 
+class WriterLeases(Protocol):
+    """Which client types into a job, over all nodes. May raise `StoreUnavailable`."""
+
+    async def acquire(self, job_id: int, name: str, *, take: bool, keep: bool) -> bool:
+        """Make a client the writer of a job, if it is to `keep` that; return False if another one is.
+
+        With `take` it replaces the other one.
+        """
+
+    def release(self, job_id: int, name: str) -> None:
+        """Let the job have no writer, if this client is it."""
+
+
 class HostOrders(Protocol):
     """Orders to other hosts. May raise `StoreUnavailable`."""
 
@@ -111,6 +124,10 @@ class HostOrders(Protocol):
     @property
     def host(self) -> str:
         """The name of this host."""
+
+    @property
+    def writers(self) -> WriterLeases:
+        """Who types into which job."""
 
     def command_state(self, job_id: int, /) -> CommandState:
         """Return what is known here of a command that another host runs, beside the history."""

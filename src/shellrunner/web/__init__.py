@@ -14,6 +14,7 @@ from shellrunner.config import ServerSettings, Settings
 from shellrunner.model import AgainRequest, JobBatch, JobPatch, JobSpec, QueueChange, ResizeRequest, SignalRequest
 from shellrunner.model.names import MAX_BATCH_BYTES, MAX_BODY_BYTES
 from shellrunner.store import History, Hosts
+from shellrunner.store.hosts import WriterLeases
 from shellrunner.web import openapi
 from shellrunner.web.app_keys import (
     AUTHENTICATOR,
@@ -200,6 +201,7 @@ def make_app(
     controls: JobControls,
     unknown_keepers: UnknownKeeperControls,
     usage_reader: UsageReader,
+    writer_leases: WriterLeases | None = None,
     render_metrics: RenderMetrics,
     hosts: Hosts,
     authenticator: Authenticator,
@@ -236,7 +238,7 @@ def make_app(
     app[ROW_CACHE], app[LINE_INDEXES] = RowCache(), LineIndexes()
     app[STATUS_VIEW] = view = StatusView(store, controls.command_state)
     app[JOB_FEEDS], app[STATUS_FEED] = JobFeeds(store, view), StatusFeed(store, view)
-    app[WRITERS] = Writers()
+    app[WRITERS] = Writers(writer_leases)
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.on_cleanup.append(_close_audit)

@@ -44,6 +44,7 @@ from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCo
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.orders.order_service import OrderService
+from shellrunner.store.postgres.orders.writer_leases import PostgresWriterLeases
 from shellrunner.store.postgres.output_chunks.node_output import NodeOutput
 from shellrunner.store.postgres.output_chunks.output_ends import OutputEnds
 from shellrunner.store.postgres.store import NodeParts, PostgresStore
@@ -186,6 +187,7 @@ async def _running(
                 await membership.join(node.name)
                 await settings.read()
                 await listener.start()
+                await orders.start(tasks)
                 membership.start(tasks)
                 tasks.start("store-settings", settings.run())
                 tasks.start("store-outbox", outbox.run())
@@ -196,7 +198,6 @@ async def _running(
                     "store-sweep",
                     Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications).run(),
                 )
-                tasks.start("store-orders", orders.run())
                 try:
                     yield store
                 finally:
@@ -228,6 +229,7 @@ def _compose_orders(
         OrderService(node.name, node.incarnation, connection, own_commands),
         own_commands,
         KnownCommands(engine, effects.changed_elsewhere),
+        writers=PostgresWriterLeases(connection, node.incarnation),
         peers=lambda: [peer.name for peer in peers()],
     )
 

@@ -41,6 +41,7 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `orders`: what is to be done to a job by the node that runs it; see `postgres.orders`. Unlogged: what is typed gets
 # into neither the write-ahead log nor a backup, and after a crash of the server, which may forget that an order was
 # taken, no order is left that could be carried out again. key: random, chosen by the node that asks.
+# `writers`: the client that types into a job, at a process of a node.
 # `commands`: what only the keeper of a running command knows; a job that ends at once has no row.
 # `callbacks.leased_until`: a node is sending the result.
 _VERSION_1: Final = """
@@ -198,6 +199,8 @@ CREATE UNLOGGED TABLE orders (
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 CREATE INDEX orders_open ON orders (host, id) WHERE taken_by IS NULL;
 CREATE INDEX orders_answered ON orders (asker) WHERE answer IS NOT NULL;
+CREATE UNLOGGED TABLE writers (job bigint PRIMARY KEY, name text COLLATE "C" NOT NULL,
+    incarnation text COLLATE "C" NOT NULL);
 CREATE TABLE commands (
     job bigint PRIMARY KEY,
     token text COLLATE "C" NOT NULL,

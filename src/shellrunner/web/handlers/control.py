@@ -154,6 +154,6 @@ async def stdin(request: web.Request) -> web.Response:
     await ownership.check_stdin(request, identity_of(request))
     await audit.accept(request, job=job_id(request), stdin_bytes=len(content), offset=offset, end=end)
     if writer is not None:
-        request.app[WRITERS].claim(job_id(request), writer, take=take)
+        await request.app[WRITERS].claim(job_id(request), writer, take=take)
     await request.app[CONTROLS].send_input(job_id(request), offset, content, end=end)
     return web.Response(status=204)

@@ -33,7 +33,6 @@ class KnownCommands:
         self._rows: dict[int, CommandRow] = {}
         self._to_read: set[int] | None = None  # None: all
         self._wake = asyncio.Event()
-        self._wake.set()
 
     def find(self, job_id: int) -> CommandState:
         """Return what is known of a running command."""
@@ -61,6 +60,15 @@ class KnownCommands:
         if ids and self._to_read is not None:
             self._to_read |= ids
             self._wake.set()
+
+    async def begin(self) -> None:
+        """Read everything for the first time.
+
+        Raises:
+            StoreUnavailable: it could not be read.
+        """
+        await self._read(None)
+        self._to_read = set()
 
     def forget(self) -> None:
         """Read everything again: it is not known what has changed."""

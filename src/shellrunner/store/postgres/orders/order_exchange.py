@@ -17,6 +17,8 @@ from shellrunner.store.postgres.orders import command_rows, order_rows
 from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCommands
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_service import IN_DOUBT, OrderService
+from shellrunner.store.postgres.orders.writer_leases import PostgresWriterLeases
+from shellrunner.tasks import TaskGroup
 
 _POLL_INTERVAL: Final = 0.5  # seconds between looks for answers without a note
 _ALL_TIMEOUT: Final = 2.0  # seconds for all hosts to say something; a list goes without those that do not
@@ -38,12 +40,13 @@ class OrderExchange:
         own_commands: OwnCommands,
         known_commands: KnownCommands,
         *,
+        writers: PostgresWriterLeases,
         peers: Callable[[], Iterable[str]],
     ) -> None:
         """`peers` returns the names of the other nodes that live."""
         self.host, self.own_commands = host, own_commands
         self._connection, self._service, self._peers = connection, service, peers
-        self._known_commands = known_commands
+        self._known_commands, self.writers = known_commands, writers
         self._waiting: dict[str, _Waiting] = {}
         self._has_waiting, self._wake = asyncio.Event(), asyncio.Event()
 
@@ -55,6 +58,8 @@ class OrderExchange:
             self._service.look()
         if "answer" in note:
             self._wake.set()
+        if "writer" in note:
+            self.writers.lost(note["writer"])
         if note.get("from") != self.host:
             self._known_commands.jobs_changed(note.get("jobs") or (), note.get("commands") or ())
 
@@ -144,16 +149,28 @@ class OrderExchange:
 
     # Tasks ------------------------------------------------------------------------------------------------------
 
+    async def start(self, tasks: TaskGroup) -> None:
+        """Read what hosts have written of their commands, so that no status lacks it; then run.
+
+        Raises:
+            StoreUnavailable: it could not be read.
+        """
+        await self._known_commands.begin()
+        tasks.start("store-orders", self.run())
+
     async def serve(self, host: CommandHost, /) -> None:
         """Let `host` carry out the orders to this host, until it is cancelled."""
         await self._service.run(host)
 
     async def run(self) -> None:
         """Collect answers, and read what hosts have written of their commands, until it is cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._collect(), name="answers")
-            tasks.create_task(self._known_commands.run(), name="commands of other hosts")
-            tasks.create_task(self._remove_old(), name="old orders")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._collect(), name="answers")
+                tasks.create_task(self._known_commands.run(), name="commands of other hosts")
+                tasks.create_task(self._remove_old(), name="old orders")
+        finally:
+            self.writers.close()
 
     async def _collect(self) -> None:
         while True:
@@ -185,3 +202,4 @@ class OrderExchange:
             with suppress(StoreUnavailable):
                 await self._connection.run(order_rows.remove_old)
                 await self._known_commands.remove_stale()
+                await self.writers.remove_stale()
