@@ -196,3 +196,18 @@ def test_an_empty_database_is_named_with_the_remedy(cluster: Cluster) -> None:
     cluster.execute("DROP TABLE meta, jobs CASCADE")
     with psycopg.connect(cluster.url) as connection, pytest.raises(StoreUnavailable, match="shellrunner migrate"):
         schema.check(connection)
+
+
+@pytest.mark.parametrize(("syncs", "setting"), [(True, "on"), (False, "off")])
+async def test_a_connection_waits_for_the_disk_unless_what_it_commits_may_be_lost(
+    cluster: Cluster, syncs: bool, setting: str
+) -> None:
+    """Whatever the server's own setting is; the connection of notifications may lose them, and waits for nothing."""
+    other = "off" if syncs else "on"
+    cluster.execute(f"ALTER DATABASE {cluster.database} SET synchronous_commit = {other}")
+    thread = connection_thread.PostgresThread(cluster.url, "test", syncs=syncs)
+    try:
+        shown = await thread.run(lambda it: it.connection.execute("SHOW synchronous_commit").fetchone())
+    finally:
+        thread.close()
+    assert shown == (setting,)

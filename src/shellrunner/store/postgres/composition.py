@@ -114,7 +114,8 @@ async def _running(
     storage = LocalStorage(state_dir)
     settings = SettingsView(engine, state)
     waiting = ClaimQueue(engine.writes.wake, FreeSpace(state_dir, config.min_free).is_low)
-    notifier = PostgresThread(config.url, "store-notifier")
+    # Neither notifications nor orders outlive a crash of PostgreSQL; a NOTIFY would wait for the disk all the same.
+    notifier = PostgresThread(config.url, "store-notifier", syncs=False)
     outbox = Outbox(node.name, notifier, lambda: membership.peers)
     notifications = Notifications(ClaimedOutput(storage, opened.owners))
     output = NodeOutput(
@@ -170,7 +171,6 @@ async def _running(
             plan_text=plan_text,
             membership=membership,
             orders=orders,
-            unknown_input_up_to=opened.unknown_input_up_to,
         )
     )
     listener = Listener(

@@ -110,7 +110,6 @@ class NodeParts:
     plan_text: PlanText
     membership: Membership
     orders: OrderExchange
-    unknown_input_up_to: int
 
 
 class PostgresStore:
@@ -136,7 +135,7 @@ class PostgresStore:
 
     @property
     def unknown_input_up_to(self) -> int:
-        return self._parts.unknown_input_up_to
+        return 0
 
     async def advance_generation(self) -> None:
         """Do nothing: that a database was restored is declared by `migrate --after-restore`."""

@@ -36,6 +36,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 _SETTINGS: Final = """SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on;
     SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off; SET TimeZone = 'UTC'"""
+_SETTINGS_WITHOUT_SYNC: Final = _SETTINGS.replace("synchronous_commit = on", "synchronous_commit = off")
 
 # Which server this is: another one, or one that went on from a copy, may have less than was confirmed here.
 _NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config('shellrunner.server',
@@ -43,8 +44,10 @@ _NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config(
     left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), false)"""
 
 
-def connect(url: str, node: str = "", **options: Any) -> Connection:
+def connect(url: str, node: str = "", *, syncs: bool = True, **options: Any) -> Connection:
     """Connect in autocommit mode, so that transactions are those that are written here; for this node.
+
+    `syncs`: as in `PostgresThread`.
 
     Raises:
         psycopg.Error: it could not be connected; what `failures.describe` says of it has no password.
@@ -52,7 +55,7 @@ def connect(url: str, node: str = "", **options: Any) -> Connection:
     connection = psycopg.connect(url, autocommit=True, **{**_OPTIONS, **_choice_of_server(url), **options})
     try:
         adapt(connection)
-        connection.execute(_SETTINGS)
+        connection.execute(_SETTINGS if syncs else _SETTINGS_WITHOUT_SYNC)
         _refuse_replica(connection)
         connection.execute(_NAMES, [node])
     except BaseException:
@@ -75,9 +78,11 @@ def _refuse_replica(connection: Connection) -> None:
 class PostgresThread:
     """A thread that runs functions of one connection, one after the other; it connects again after a loss."""
 
-    def __init__(self, url: str, name: str, node: str = "", timeout: float = _ANSWER_TIMEOUT) -> None:
-        """`name`: of the thread."""
-        self._url, self._node, self._timeout = url, node, timeout
+    def __init__(
+        self, url: str, name: str, node: str = "", timeout: float = _ANSWER_TIMEOUT, *, syncs: bool = True
+    ) -> None:
+        """`name`: of the thread. `syncs`: a commit waits for the disk; else a crash of PostgreSQL may lose it."""
+        self._url, self._node, self._timeout, self._syncs = url, node, timeout, syncs
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
@@ -100,7 +105,7 @@ class PostgresThread:
             if self._failure is not None and time.monotonic() < self._retry_at:
                 raise self._failure
             try:
-                self._connection = connect(self._url, self._node)
+                self._connection = connect(self._url, self._node, syncs=self._syncs)
             except psycopg.Error as error:
                 self._failure, self._retry_at = error, time.monotonic() + _RECONNECT_DELAY
                 raise
