@@ -55,7 +55,7 @@ def _ready(run: Run, system: System, jobs: int) -> Round:
 
 @contextmanager
 def _contenders(run: Run, nodes: int) -> Iterator[Contenders]:
-    jobs = run.count(1000, 40)
+    jobs = run.count(max(1000, 500 * nodes), 40)  # enough for each keeper: ticks of 10 ms
     with ExitStack() as stack:
 
         def on_cluster(version: Version, delivery: str, hosts: int, made: Database) -> Round:
