@@ -135,12 +135,34 @@ async def test_a_witness_that_returns_adds_what_it_saw_once(cluster: Cluster) ->
 
 
 async def test_an_end_that_was_committed_without_an_answer_is_known(cluster: Cluster) -> None:
-    """The same end again is reported as recorded, another one is not."""
+    """The same end again is reported as recorded, another one is not; so too if another attempt follows."""
     async with cluster.node("a") as one:
         job = await claimed(one, "t")
         assert await one.finish(job.id, "t", EXITED, Volume(), Head())
         assert await one.finish(job.id, "t", EXITED, Volume(), Head())
         assert not await one.finish(job.id, "t", End(Ending.CANCELLED, 5), Volume(), Head())
+        job = await claimed(one, "u")
+        later = 1 << 50
+        assert await one.finish(job.id, "u", EXITED, Volume(), Head(), next_attempt_at=later)
+        assert await one.finish(job.id, "u", EXITED, Volume(), Head(), next_attempt_at=later)
+        assert not await one.finish(job.id, "u", End(Ending.CANCELLED, 5), Volume(), Head())
+        assert (await one.job(job.id)).attempt == 2
+
+
+async def test_a_host_that_comes_to_the_verdict_lost_itself_changes_nothing(cluster: Cluster) -> None:
+    """Of a job that was declared lost meanwhile its own verdict is known, and is not taken for what was found."""
+    async with cluster.node("b") as two, cluster.node("a") as one:
+        job = await claimed(one, "t")
+        cluster.execute("UPDATE hosts SET seen = seen - interval '1 min', unreachable = seen WHERE name = 'a'")
+        cluster.execute("UPDATE jobs SET host = 'c' WHERE id = %s", job.id)
+        cluster.execute("INSERT INTO hosts SELECT 'c', incarnation, boot, home, version, queues, claims, slots, free,"
+                        " draining, joined, seen, clock_timestamp() FROM hosts WHERE name = 'a'")  # fmt: skip
+        assert await two.hosts.remove("c") == 1
+        verdict = End(Ending.LOST, 5000, detail="its keeper is gone")
+        assert await one.finish(job.id, "t", verdict, Volume(), Head())
+        phase = (await two.job(job.id)).phase
+        assert isinstance(phase, Done)
+        assert (phase.found, phase.end.completed == 5000) == (None, False)
 
 
 async def test_a_second_server_with_the_name_of_a_living_one_is_refused(cluster: Cluster) -> None:

@@ -13,6 +13,8 @@ from shellrunner.store.transition import Transition, Transitions
 
 _ENDED: Final = """SELECT queue, submitter, ending, completed, exit_code, token, found, stdout_bytes IS NULL
     FROM jobs WHERE id = ? AND state = 'done' FOR UPDATE"""
+_EARLIER_ATTEMPT: Final = """SELECT 1 FROM attempts WHERE job = ? AND ending = ? AND completed = ?
+    AND exit_code IS NOT DISTINCT FROM ?"""
 _ADD_FOUND: Final = "UPDATE jobs SET found = ?, started = coalesce(started, ?) WHERE id = ?"
 _ADD_VOLUME: Final = """UPDATE jobs SET stdout_bytes = ?, stderr_bytes = ?, stdout_dropped = ?, stderr_dropped = ?
     WHERE id = ?"""
@@ -32,13 +34,16 @@ def add(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head
     An end that was committed before, though its commit was not answered, is known already.
     """
     row = db.execute(_ENDED, (job_id,)).fetchone()
-    if row is None:
-        return RecordedEnd(is_known=False, transitions=[])
+    if row is None:  # another attempt may follow, or run
+        ended = db.execute(_EARLIER_ATTEMPT, (job_id, end.ending.value, end.completed, end.exit_code)).fetchall()
+        return RecordedEnd(bool(ended), [])
     queue, submitter, ending, completed, exit_code, its_token, found, is_deleted = row
     if (ending, completed, exit_code) == (end.ending.value, end.completed, end.exit_code):
         return RecordedEnd(is_known=True, transitions=[])
-    if ending != Ending.LOST or its_token != token or end.ending is Ending.LOST:
+    if ending != Ending.LOST or its_token != token:
         return RecordedEnd(is_known=False, transitions=[])
+    if end.ending is Ending.LOST:  # this host has come to the same verdict
+        return RecordedEnd(is_known=True, transitions=[])
     if found is not None:
         return RecordedEnd(is_known=found == dump_found(end), transitions=[])
     db.execute(_ADD_FOUND, (dump_found(end), end.started, job_id))
