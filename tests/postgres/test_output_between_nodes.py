@@ -1,7 +1,8 @@
 """Output of a job that one node runs, as the other nodes read it: every byte once, in every way of reading."""
 
 import asyncio
-from contextlib import suppress
+import random
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,77 @@ async def test_chunks_of_deleted_results_are_removed(cluster: Cluster, *, only_r
             while cluster.execute("SELECT * FROM discarded_outputs"):
                 await asyncio.sleep(0.05)
         assert await written.check(await one.output(jobs[1]), thorough=True) == 0
+
+
+class Following:
+    """A client that goes from node to node, and resumes each time where it was."""
+
+    def __init__(self, written: Written, job_id: int) -> None:
+        self.written, self.job_id, self.position = written, job_id, 0
+
+    async def read(self, store: PostgresStore, limit: int) -> int:
+        """Read on at this node; return how many bytes more are known there."""
+        output = await store.output(self.job_id)
+        behind = output.volume.stored - self.position
+        assert behind >= 0 or output.lags, "a node that runs the job, or has all of its output, is not behind"
+        if behind > 0:
+            for extent in await output.read(self.position, limit):
+                assert extent.position == self.position
+                assert extent.data == self.written.all[self.position : self.position + len(extent.data)]
+                self.position += len(extent.data)
+        return output.volume.stored - self.position
+
+
+@pytest.mark.parametrize("round_number", range(4))
+async def test_any_sequence_of_events_gives_each_byte_once(cluster: Cluster, seed: int, round_number: int) -> None:
+    """Writes, ends of connections and of servers, and clients that change nodes, in any order."""
+    chance = random.Random(seed + round_number)
+    written = [Written(chance.randrange(10**6), (60, chance.choice([40, 9000, 60_000])), 0.4) for _ in range(3)]
+    async with (
+        cluster.node("two", claims=False) as two,
+        cluster.node("three", claims=False) as three,
+        AsyncExitStack() as workers,
+        asyncio.timeout(150),
+    ):
+        one = await workers.enter_async_context(cluster.node("one"))
+        claims = [await claimed(one, f"a-{number}", number + 1) for number in range(3)]
+        keepers = [SimulatedKeeper(cluster.directory / "one", number + 1) for number in range(3)]
+        recorders = [keeper.begin(claim.job_id, claim.token) for keeper, claim in zip(keepers, claims, strict=True)]
+        followers = [Following(written[number % 3], claims[number % 3].job_id) for number in range(6)]
+        progress, open_jobs = [0, 0, 0], {0, 1, 2}
+        while open_jobs or any(each.position < len(each.written.all) for each in followers):
+            choice, number = chance.random(), chance.choice([*open_jobs] or [0])
+            with suppress(StoreUnavailable):
+                if choice < 0.4 and open_jobs:
+                    step = chance.randint(1, 12)
+                    written[number].store(recorders[number], progress[number], progress[number] + step)
+                    progress[number] += step
+                    if progress[number] >= len(written[number].pieces):
+                        open_jobs.remove(number)
+                        assert await recorded(
+                            one, claims[number], keepers[number].record(claims[number].job_id, claims[number].token)
+                        )
+                elif choice < 0.44:
+                    cluster.server.terminate_connections(cluster.database)
+                elif choice < 0.48:
+                    await workers.aclose()
+                    one = await workers.enter_async_context(cluster.node("one"))
+                elif choice < 0.7:
+                    await asyncio.sleep(chance.uniform(0, 0.1))
+                else:
+                    follower = chance.choice(followers)
+                    await follower.read(chance.choice([one, two, three]), chance.choice([1000, 1 << 18]))
+        for store in (one, two, three):
+            for each, claim in zip(written, claims, strict=True):
+                assert await each.check(await eventually(store, claim.job_id), thorough=True) == 0
+        for keeper in keepers:
+            keeper.close()
+
+
+async def eventually(store: PostgresStore, job_id: int) -> Output:
+    """Return an output, whose connection may have been ended a moment ago."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(StoreUnavailable):
+                return await store.output(job_id)
+            await asyncio.sleep(0.05)
