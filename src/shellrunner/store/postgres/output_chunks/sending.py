@@ -21,6 +21,7 @@ from shellrunner.store.output.local import LocalStorage, SlotReusedError
 from shellrunner.store.output.location import Recorded, SlotOwner
 from shellrunner.store.postgres.engine.connection_thread import PostgresThread
 from shellrunner.store.postgres.engine.group_commit import roll_back
+from shellrunner.store.postgres.engine.postgres_db import Connection
 from shellrunner.store.postgres.output_chunks import chunk_rows, cutting
 from shellrunner.store.postgres.output_chunks.chunk_rows import OutputChunk, Sent
 
@@ -33,6 +34,7 @@ MAX_BATCH: Final = 1 << 21  # bytes in one transaction, about
 class OutgoingOutput:
     """An attempt that this node runs or has run, and how far its output was sent (None: the database has to say it).
 
+    known_by: the connection that has said it: another one may be to a server that has received less (a failover).
     token: of its claim. owner: None if only the job's row says it. recorded: all of it, once it has ended.
     is_damaged: the index has contradictions. Of the last step: is_held: whether the job is still under this claim;
     grew: how many bytes were sent; is_complete: nothing more can be sent now; failure: why it could not be read.
@@ -42,6 +44,7 @@ class OutgoingOutput:
     token: str
     owner: SlotOwner | None
     sent: Sent | None = None
+    known_by: Connection | None = None
     recorded: Recorded | None = None
     is_held: bool = True
     is_damaged: bool = False
@@ -84,10 +87,12 @@ def _look(thread: PostgresThread, storage: LocalStorage, output: OutgoingOutput,
         if (owner := _owner(thread, output)) is None or (source := _open(storage, output, owner)) is None:
             return
         stored = source.volume.stored
+        if output.known_by is not None and output.known_by is not thread.connection:
+            output.sent = None
         if stored == 0 or (output.sent is not None and stored <= output.sent.volume.stored):
             return
         if output.sent is None:
-            output.sent = chunk_rows.sent(thread.db, output.job_id, owner.attempt)
+            output.sent, output.known_by = chunk_rows.sent(thread.db, output.job_id, owner.attempt), thread.connection
         chunks = source.read_now(lambda indexed: _cut(indexed, output, room))
     except SlotReusedError:
         return
@@ -172,7 +177,7 @@ def _commit(thread: PostgresThread, step: SendStep) -> None:
     else:
         for output, last in after.items():
             output.grew = sum(len(chunk.data) for chunk in step.chunks[output])
-            output.sent = last.sent
+            output.sent, output.known_by = last.sent, connection
 
 
 async def _never() -> Recorded:
