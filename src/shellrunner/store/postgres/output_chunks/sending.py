@@ -34,7 +34,7 @@ MAX_BATCH: Final = 1 << 21  # bytes in one transaction, about
 class OutgoingOutput:
     """An attempt that this node runs or has run, and how far its output was sent (None: the database has to say it).
 
-    known_by: the connection that this is known by: another one may be to a server that has received less (a failover).
+    known_by: the connection that this is known by: another one may be to a server that has less (after a failover).
     token: of its claim. owner: None if only the job's row says it. recorded: all of it, once it has ended.
     is_damaged: the index has contradictions. Of the last step: is_held: whether the job is still under this claim;
     grew: how many bytes were sent; is_complete: nothing more can be sent now; failure: why it could not be read.
