@@ -54,7 +54,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "backup": (
-        ("creation", "restoration"),
+        ("cluster_import", "creation", "restoration"),
         ("manifest",),
         ("private_files",),
         ("__init__",),
@@ -171,7 +171,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.sqlite": (
         ("composition",),
         ("store",),
-        ("claims", "effects", "opening", "snapshot"),
+        ("claims", "effects", "opening", "copying"),
         ("point_reads",),
         ("add_jobs", "provenance", "main_file", "key_inventory"),
         ("secrets_upgrade",),
@@ -181,10 +181,10 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "store.postgres": (
-        ("composition",),
+        ("composition", "maintenance"),
         ("store",),
         ("claims", "add_jobs"),
-        ("opening", "availability"),
+        ("opening",),
         ("orders",),
         ("effects",),
         ("hosts",),
@@ -197,7 +197,13 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("node_config",),
         ("__init__",),
     ),
+    "store.sqlite.copying": (("stopped_history",), ("snapshot",), ("__init__",)),
     "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
+    "store.postgres.maintenance": (
+        ("history_import", "availability"),
+        ("chunk_import", "resealing"),
+        ("__init__",),
+    ),
     "store.postgres.output_chunks": (
         ("output_ends", "node_output"),
         ("chunk_storage", "chunk_removal", "remote_followers"),

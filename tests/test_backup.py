@@ -30,7 +30,7 @@ from shellrunner.errors import ShellrunnerError
 from shellrunner.model import Done as DonePhase
 from shellrunner.model import Ending, JobSpec
 from shellrunner.store.output import spill
-from shellrunner.store.sqlite.snapshot import LiveHistory
+from shellrunner.store.sqlite.copying.snapshot import LiveHistory
 from tests.support.command_line import Done, Typist
 from tests.support.histories import everything, opened
 from tests.support.processes import lives

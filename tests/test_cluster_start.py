@@ -176,6 +176,25 @@ def test_migrate_makes_the_tables_once(empty: str) -> None:
     assert postgres.shared().password not in first[1] + second[1]
 
 
+async def test_a_restored_database_is_declared(nodes: Any, database: str) -> None:
+    """All queues are paused until they are resumed, ids are left out, and what ran is lost."""
+    node = nodes("a", database)
+    await node.start()
+    job = await node.submit("sleep 1000")
+    keeper = await node.running(job)
+    await node.kill()
+    code, written = call("migrate", "--after-restore", SHELLRUNNER_STORE__URL=database)
+    assert (code, "already, nothing to do" in written, "epoch 2, 1 running job lost" in written) == (0, True, True)
+    await node.start()
+    assert (await node.result(job))["ending"] == "lost"
+    later = await node.submit("echo later")
+    assert later > job + 1_000_000
+    assert (await node.status(later))["pending"]["reason"] == "service_paused"
+    node.signal(keeper, signal.SIGKILL)
+    assert (await node.ask("POST", "/api/queues/resume"))[0] == 200
+    assert (await node.result(later))["stdout"] == "later\n"
+
+
 def test_migrate_does_not_wait_for_a_database() -> None:
     """It says that it cannot be reached, without the password."""
     code, written = call("migrate", SHELLRUNNER_STORE__URL=NOWHERE)

@@ -3,7 +3,8 @@
 #
 # Usage: tools/build_deb.sh WHEEL [DIR]      the package is written into DIR (default: dist)
 # Build it on the Debian release that it is for: it needs that Python. Dependencies come from PyPI, or with
-# PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR from wheels in a directory. Needs dpkg-deb, pip and /usr/bin/python3.
+# PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR from wheels in a directory. EXTRAS='[cluster]' adds what several hosts with one
+# history in PostgreSQL need. Needs dpkg-deb, pip and /usr/bin/python3.
 set -euo pipefail
 umask 022
 wheel=$(realpath "$1")
@@ -20,7 +21,7 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(stat -c %Y "$wheel")} PIP_DISABL
 
 # An environment whose files do not name the directory in which they are built.
 /usr/bin/python3 -m venv --without-pip "$home"
-python3 -m pip --python "$home/bin/python3" install -q --no-compile "$wheel"
+python3 -m pip --python "$home/bin/python3" install -q --no-compile "$wheel${EXTRAS:-}"
 version=$("$home/bin/python3" -c 'import shellrunner; print(shellrunner.__version__)')
 short=$("$home/bin/python3" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 next=$("$home/bin/python3" -c 'import sys; print("%d.%d" % (sys.version_info[0], sys.version_info[1] + 1))')

@@ -35,11 +35,14 @@ class Cluster:
     async def node(
         self, name: str, *, queues: QueueLimits | None = None, **config: Any
     ) -> AsyncIterator[PostgresStore]:
-        """Open the history at a node of this name; `directory`: another one than that of its name."""
+        """Open the history at a node of this name.
+
+        `directory`: another one than that of its name; `url`: another way to the database.
+        """
         directory = self.directory / config.pop("directory", name)
         directory.mkdir(exist_ok=True)
+        postgres_config = PostgresConfig(config.pop("url", self.url), **self.config)
         node = NodeConfig(**{"name": name, "version": "1", "slots": 8, **config})
-        postgres_config = PostgresConfig(self.url, **self.config)
         async with open_store(postgres_config, directory, Retention(), queues or QueueLimits(), node=node) as store:
             yield store
 

@@ -22,7 +22,7 @@ from shellrunner.keeper.slot import DATA_CAPACITY, ENTRY_SIZE, INDEX_CAPACITY, d
 from shellrunner.model import End, Ending, Volume
 from shellrunner.store import Head
 from shellrunner.store.output import spill
-from shellrunner.store.sqlite.snapshot import (
+from shellrunner.store.sqlite.copying.snapshot import (
     HistoryCopy,
     HistoryFacts,
     LiveHistory,

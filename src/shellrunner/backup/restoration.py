@@ -23,7 +23,7 @@ from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service.state_dir import RESTORING, locked
 from shellrunner.store.output import spill
-from shellrunner.store.sqlite.snapshot import open_copy, open_live
+from shellrunner.store.sqlite.copying.snapshot import open_copy, open_live
 from shellrunner.store.state_files import high_water
 
 _SLOTS: Final = "slots"

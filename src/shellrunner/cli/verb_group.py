@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -81,6 +82,7 @@ SECTIONS: Final = {
             "serve": "Run the service until SIGTERM or SIGINT.",
             "worker": "Run jobs of a history in PostgreSQL (store.url) until SIGTERM or SIGINT, without an HTTP API.",
             "migrate": "Make or upgrade the tables of the history in PostgreSQL (store.url).",
+            "import": "Import the history in STATE_DIR, of a stopped single host, into PostgreSQL (store.url).",
             "backup": "Copy the history and all output, as of one moment, into the new directory TARGET.",
             "restore": "Restore the backup in the directory SOURCE, after checking all of it.",
             "token": "Create tokens, and list those of a configuration.",
@@ -129,8 +131,9 @@ class _VerbGroup(click.Group):
         """Import the module of a verb, and no other."""
         if cmd_name not in VERBS:
             return None
-        module = import_module(f"{_COMMANDS}.{_PACKAGES[cmd_name]}.{cmd_name}")
-        verb: click.Command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        module = import_module(f"{_COMMANDS}.{_PACKAGES[cmd_name]}.{name}")
+        verb: click.Command = getattr(module, name)
         if "\b" not in (verb.epilog or ""):
             verb.epilog = epilog(cmd_name)
         gc.freeze()  # what was imported stays

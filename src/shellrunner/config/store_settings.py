@@ -14,8 +14,9 @@ from shellrunner.config.jobs import GIB, service_user
 from shellrunner.config.types import ZERO_IS_NONE, AbsolutePath, CredentialPath, Section
 
 # PostgreSQL's documentation, "Connection URIs". Stricter than libpq, which takes what stands before an unencoded @ or
-# / in a password for the name of a host: that name would be shown, and resolved.
-_POSTGRES_URL: Final = re.compile(
+# / in a password for the name of a host: that name would be shown, and resolved. The patterns are compiled where
+# there is a URL, and not in each program that reads settings.
+_POSTGRES_URL: Final = (
     r"postgres(?:ql)?://"
     r"(?:(?P<user>[^:@/?#\s]*)(?::(?P<password>[^@/?#\s]*))?@)?"
     r"(?P<hosts>{host}(?:,{host})*)"
@@ -24,8 +25,8 @@ _POSTGRES_URL: Final = re.compile(
         host=r"(?:\[[0-9A-Fa-f:.]+\]|[^:@/?#\[\],\s]*)(?::[0-9]{1,5})?", parameter=r"[a-z_]+=[^&?#@\s]*"
     )
 )
-_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x1f\x7f]")
-_SECRET_PARAMETER: Final = re.compile(r"(?:^|&)(?:password|sslpassword|oauth_client_secret)=[^&]")
+_BAD_ESCAPE: Final = r"%(?![0-9A-Fa-f]{2})|%00|[\x00-\x1f\x7f]"
+_PRIVATE_PARAMETER: Final = r"(?:^|&)(?:password|sslpassword|oauth_client_secret)=[^&]"
 _EXPECTED: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
@@ -35,7 +36,7 @@ def postgres_url(url: str) -> str:
         return url
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError(f"must be the URL of a PostgreSQL database: {_EXPECTED}")
-    if _POSTGRES_URL.fullmatch(url) is None or _BAD_ESCAPE.search(url):
+    if re.fullmatch(_POSTGRES_URL, url) is None or re.search(_BAD_ESCAPE, url):
         raise ValueError(
             f"must have the form {_EXPECTED}?PARAMETER=VALUE; in the user, the password and the values, "
             "%, @, :, /, ?, # and & are written as %25, %40, %3A, %2F, %3F, %23 and %26"
@@ -45,10 +46,10 @@ def postgres_url(url: str) -> str:
 
 def has_password(url: object) -> bool:
     """Return whether a URL has a password, or may have one because it is none."""
-    found = _POSTGRES_URL.fullmatch(url) if isinstance(url, str) else None
+    found = re.fullmatch(_POSTGRES_URL, url) if isinstance(url, str) else None
     if found is None:
         return bool(url)
-    return bool(found["password"]) or _SECRET_PARAMETER.search(found["parameters"] or "") is not None
+    return bool(found["password"]) or re.search(_PRIVATE_PARAMETER, found["parameters"] or "") is not None
 
 
 def _default_state_dir() -> Path:
@@ -114,7 +115,7 @@ class StoreSettings(Section):
     @property
     def database(self) -> str:
         """The URL without password and parameters, as it may be shown; empty if there is none."""
-        found = _POSTGRES_URL.fullmatch(self.url)
+        found = re.fullmatch(_POSTGRES_URL, self.url) if self.url else None
         if found is None:
             return ""
         user = f"{found['user']}@" if found["user"] else ""

@@ -7,6 +7,7 @@ import { isIntercepted, onIntercepted, removeForeignWorkers } from "./core/forei
 import { may, refreshIdentity } from "./core/identity.js";
 import { currentToken, forgetToken, onTokenRequired } from "./core/token.js";
 import { JobView } from "./job/job-view.js";
+import { showHosts } from "./list/hosts.js";
 import { ListView } from "./list/list-view.js";
 import { refreshQueues, showQueues } from "./list/queues.js";
 import { focusRow, moveFocus } from "./list/table.js";
@@ -71,6 +72,7 @@ async function showIdentity() {
   await refreshIdentity();
   document.body.toggleAttribute("data-read-only", !may("run"));
   showQueues();
+  showHosts();
   view.refresh();
   list.render();
 }

@@ -43,12 +43,12 @@ class DigestKey:
         if self._key is None:
             with self._lock:
                 try:
-                    self._key = self._key or self._read() or self._create()
+                    self._key = self._key or self.read() or self._create()
                 except OSError as error:
                     raise write_error(_WHAT, error) from error
         return hmac.digest(self._key, digest, "sha256")
 
-    def _read(self) -> bytes | None:
+    def read(self) -> bytes | None:
         """Return the key; None if there is none, or a damaged one, whose digests can be compared with no other."""
         try:
             file = os.open(f"{self._directory}/{_NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -42,5 +42,5 @@ async def wait_for_database(
 
 async def _probe(settings: Settings) -> str | None:
     """Return why the database cannot be connected to; None if it can."""
-    failure: str | None = await import_postgres("availability").probe(settings.store.url)
+    failure: str | None = await import_postgres("maintenance.availability").probe(settings.store.url)
     return failure

@@ -65,8 +65,12 @@ EXAMPLES: Final = {
     "undrain": (("undrain build-3", ""),),
     "serve": (("serve", "for you alone, on this machine"), ("serve --config config.toml", "")),
     "worker": (("worker --config /etc/shellrunner/config.toml", "on each further host"),),
-    "migrate": (("migrate --config /etc/shellrunner/config.toml", "before the first start, and at an upgrade"),),
+    "migrate": (
+        ("migrate --config /etc/shellrunner/config.toml", "before the first start, and at an upgrade"),
+        ("migrate --after-restore --config /etc/shellrunner/config.toml", "before the first start on a backup"),
+    ),
     "backup": (("backup /srv/backups/monday", ""),),
+    "import": (("import --config /etc/shellrunner/config.toml /var/lib/shellrunner", ""),),
     "restore": (("restore --set-aside /srv/backups/monday", ""),),
     "token": (("token create ci --scope run --scope read --expires 90d", ""),),
     "keepers": (("keepers", ""), ("keepers end 3", "")),

@@ -24,6 +24,7 @@ export const FAILED_ENDINGS = Object.keys(ENDINGS).filter((ending) => TONES[endi
 
 /** A job's state, or how it ended. */
 export function stateLabel(job) {
+  if (job.state === "running" && job.unreachable) return "Unreachable";
   if (job.state !== "done" && job.cancelling) return "Cancelling";
   if (job.state === "running" && job.paused) return "Paused";
   if (job.pending?.reason === "held") return "Held";
@@ -38,6 +39,7 @@ export const attemptLabel = (end) => `Attempt ${end.attempt} of ${end.max_attemp
 
 /** A job's tone: waiting, running, success, failure, stopped or unknown. */
 export function stateTone(job) {
+  if (job.state === "running" && job.unreachable) return "unknown";
   if (job.state === "running") return job.paused ? "waiting" : "running";
   if (job.state !== "done") return "waiting";
   if (job.ending === "exited") return job.exit_code === 0 ? "success" : "failure";
@@ -49,3 +51,7 @@ export const describeDetail = (detail) => detail.replace(INSTANT, formatDate);
 
 /** Why a job waits, in words; "" if it does not. */
 export const describePending = (pending) => (pending ? describeDetail(pending.detail) : "");
+
+/** That the host of a running job is not reachable, in words. */
+export const describeUnreachable = ({ host, since }) =>
+  `${host} not reachable since ${formatDate(since)}: whether it still runs is not known`;

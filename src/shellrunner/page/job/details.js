@@ -3,6 +3,7 @@
 import { linkTo } from "../core/address.js";
 import { escapeControls } from "../core/escape.js";
 import { formatDuration, formatSize } from "../core/format.js";
+import { stateLabel } from "../core/labels.js";
 import { createElement } from "../ui/dom.js";
 import { createAge, createElapsed } from "../ui/time-elements.js";
 
@@ -15,6 +16,8 @@ export function createDetails(job, status, result, live) {
     ["Ended", status.completed && createAge(status.completed)],
     ["Accepted", createAge(job.created)],
     ["Waited", waitingTime(job, status)],
+    ["Host", status.host && createElement("a", linkTo({ host: status.host }), status.host)],
+    ["Reported later", result?.found && describeFound(result.found)],
     ["Process", status.pid && `pid ${status.pid}`],
     ["Uses", live && status.state === "running" && liveUsage(live)],
     ["Exit code", status.exit_code === null || status.ending === "exited" ? null : String(status.exit_code)], // else the badge has it
@@ -55,6 +58,11 @@ function createDependency(id) {
 
 function liveUsage({ cpu_share, rss_bytes, processes }) {
   return `${Math.round(100 * cpu_share)} % CPU, ${formatSize(rss_bytes)}, ${processes} ${processes === 1 ? "process" : "processes"}`;
+}
+
+/** What the host of a lost job has reported since. */
+function describeFound(found) {
+  return createElement("span", {}, `${stateLabel({ ...found, state: "done" })}, `, createAge(found.completed));
 }
 
 function runningTime(status, result) {

@@ -3,7 +3,7 @@
 import { hashWith, navigate } from "../core/address.js";
 import { get, isTransient } from "../core/api.js";
 import { escapeControls } from "../core/escape.js";
-import { describeDetail, describePending, stateLabel, stateTone } from "../core/labels.js";
+import { describeDetail, describePending, describeUnreachable, stateLabel, stateTone } from "../core/labels.js";
 import { oncePerFrame } from "../core/scheduling.js";
 import { announce } from "../ui/announcer.js";
 import { createBadge } from "../ui/badge.js";
@@ -240,7 +240,7 @@ export class JobView {
     setTextOrHide($("job-same-name"), job.name);
     if (job.name) $("job-same-name").href = hashWith({ name: job.name, job: "" });
     setText($("job-command"), escapeControls(job.command));
-    const reason = job.done || job.state === "running" ? "" : describePending(job.pending);
+    const reason = job.done ? "" : job.unreachable ? describeUnreachable(job.unreachable) : describePending(job.pending);
     setTextOrHide($("job-pending"), escapeControls(reason));
     setTextOrHide($("job-message"), this.#error || escapeControls(describeDetail(this.#result?.detail || "")));
     $("job-message").dataset.tone = this.#error ? "failure" : stateTone(job);

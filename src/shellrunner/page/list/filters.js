@@ -8,7 +8,7 @@ import { $, createElement, setText } from "../ui/dom.js";
 
 // Controls by element id, and their parameters in the address.
 const CONTROLS = { search: "q", state: "state", ending: "ending", accepted: "since", sort: "sort" };
-const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "", name: "" };
+const NO_FILTERS = { q: "", state: "", ending: "", since: "", label: "", name: "", host: "" };
 const DEFAULT_SORT = "-created";
 /** An exit with another code than 0, as a list's parameters. Commands that were cancelled may have such a code too. */
 export const FAILED_EXIT = { ending: "exited", exit_code: Array.from({ length: 255 }, (_, number) => number + 1).join() };
@@ -25,6 +25,7 @@ export function buildQuery({ sort = true } = {}) {
   setIfGiven("state", param("state"));
   setIfGiven("queue", param("queue"));
   setIfGiven("name", param("name"));
+  setIfGiven("host", param("host"));
   for (const label of params("label")) query.append("label", label);
   const ending = param("ending");
   const parameters = { ok: SUCCESS, bad: FAILED_EXIT }[ending] ?? { ending };
@@ -52,7 +53,8 @@ export function showFilters() {
     if ($(id) !== document.activeElement || $(id).tagName === "SELECT") $(id).value = param(name);
   }
   const names = params("name").map((name) => createFilter(`name ${name}`, { name: "" }));
-  $("label-filters").replaceChildren(...names, ...params("label").map(createLabelFilter));
+  const hosts = params("host").map((host) => createFilter(`host ${host}`, { host: "" }));
+  $("label-filters").replaceChildren(...names, ...hosts, ...params("label").map(createLabelFilter));
   $("clear-filters").hidden = !hasFilters();
   setText($("filters-toggle"), hasFilters() ? `Filters (${countFilters()})` : "Filters");
   for (const header of document.querySelectorAll("[data-sort]")) showSortOrder(header);

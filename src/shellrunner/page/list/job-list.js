@@ -4,8 +4,8 @@
 import { get } from "../core/api.js";
 
 const JOB_FIELDS = "job_id,name,command,created,queue,labels,priority,state";
-const STATUS_FIELDS = "status_id,state,pending,paused,cancelling,attempt,started,completed,ending,exit_code,signal";
-const RESULT_FIELDS = "result_id,name,command,created,queue,labels,priority,started,completed,duration,exit_code,signal,ending,attempt";
+const STATUS_FIELDS = "status_id,state,pending,paused,cancelling,host,unreachable,attempt,started,completed,ending,exit_code,signal";
+const RESULT_FIELDS = "result_id,name,command,created,queue,labels,priority,started,completed,duration,exit_code,signal,ending,attempt,host";
 // The sort keys that only /api/results has: sorting by them lists only jobs that are done.
 const RESULT_SORT_KEYS = new Set(["started", "completed", "duration", "exit_code", "ending"]);
 const STATES = ["waiting", "queued", "running", "done"];
@@ -106,7 +106,7 @@ export class JobList {
 
   #matches(job) {
     const accepts = (name, value) => !this.#query.get(name) || this.#query.get(name).split(",").includes(String(value));
-    return accepts("state", job.state) && accepts("ending", job.ending) && accepts("exit_code", job.exit_code);
+    return accepts("state", job.state) && accepts("host", job.host) && accepts("ending", job.ending) && accepts("exit_code", job.exit_code);
   }
 
   async #fetchPage(cursor) {

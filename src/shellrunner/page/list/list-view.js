@@ -9,6 +9,7 @@ import { currentToken } from "../core/token.js";
 import { $, setText } from "../ui/dom.js";
 import { showBulkActions, wireBulkActions } from "./bulk-actions.js";
 import { buildQuery, showFilters, wireFilters } from "./filters.js";
+import { hasSeveralHosts, refreshHosts, showHosts, wireHosts } from "./hosts.js";
 import { countJobs, refreshQueues, showQueues, wireQueues } from "./queues.js";
 import { refreshRecentResults } from "./recent-results.js";
 import { Sections } from "./sections.js";
@@ -18,6 +19,7 @@ import { listedIds, showSections } from "./table.js";
 // Milliseconds between two updates of the same kind.
 const LIST_INTERVAL = 300;
 const QUEUES_INTERVAL = 500;
+const HOSTS_INTERVAL = 5000;
 const RECENT_INTERVAL = 1000;
 const RETRY_INTERVAL = 3000;
 const POLL_INTERVAL = 15_000; // no event says that a queue was paused, or why a job waits now
@@ -36,6 +38,7 @@ export class ListView {
   render = oncePerFrame(() => this.#render());
   #refresh = throttle(LIST_INTERVAL, () => this.#tryTo(() => this.#sections.refresh()).then(this.render));
   #refreshQueues = throttle(QUEUES_INTERVAL, () => this.#tryTo(refreshQueues).then(this.render));
+  #refreshHosts = throttle(HOSTS_INTERVAL, () => this.#tryTo(refreshHosts));
   // The list reports what is wrong with the filters.
   #refreshRecent = throttle(RECENT_INTERVAL, () => refreshRecentResults(buildQuery({ sort: false })).catch(() => {}));
   #retry = throttle(RETRY_INTERVAL, () => this.#sections.isCurrent || this.reload());
@@ -48,6 +51,7 @@ export class ListView {
     const changed = () => this.reload();
     wireFilters();
     wireQueues(changed);
+    wireHosts(changed);
     wireBulkActions({ changed, secretsOf });
     onSelection(() => this.#showSelection());
     $("select-all").addEventListener("change", () => selectAll(listedIds(), $("select-all").checked));
@@ -60,6 +64,7 @@ export class ListView {
   showAddress() {
     showFilters();
     showQueues();
+    showHosts();
     if (hashWith({ job: "" }) !== this.#shownFilters) this.reload();
     this.render();
   }
@@ -70,6 +75,7 @@ export class ListView {
     this.#error = null;
     table.setAttribute("aria-busy", "true");
     this.#refreshQueues();
+    this.#refreshHosts();
     this.#refreshRecent();
     try {
       await this.#sections.reload();
@@ -86,6 +92,7 @@ export class ListView {
     if (!this.#sections.isCurrent) return this.reload();
     this.#tryTo(() => this.#sections.refresh({ all: true })).then(this.render);
     this.#refreshQueues();
+    this.#refreshHosts();
     this.#refreshRecent();
     this.#fetchMoreIfVisible();
   }
@@ -95,6 +102,7 @@ export class ListView {
     if (this.#sections.update(status)) this.#refresh();
     if (status.done) this.#refreshRecent();
     this.#refreshQueues();
+    if (hasSeveralHosts()) this.#refreshHosts();
     this.render();
   }
 
@@ -145,6 +153,7 @@ export class ListView {
 
   #poll() {
     this.#refreshQueues();
+    this.#refreshHosts();
     this.#tryTo(() => this.#sections.refreshWaiting()).then(this.render);
   }
 

@@ -3,7 +3,7 @@
 import { hashWith, linkTo } from "../core/address.js";
 import { escapeControls } from "../core/escape.js";
 import { formatDuration } from "../core/format.js";
-import { describePending } from "../core/labels.js";
+import { describePending, describeUnreachable } from "../core/labels.js";
 import { createBadge } from "../ui/badge.js";
 import { createCopyButton } from "../ui/clipboard.js";
 import { createElement } from "../ui/dom.js";
@@ -29,7 +29,7 @@ export class JobRow {
 
   update(job, openId) {
     const fingerprint = JSON.stringify([job.state, job.cancelling, job.paused, job.ending, job.exit_code, job.signal, job.started,
-      job.duration, job.queue, job.name, job.labels, job.attempt, job.pending]);
+      job.duration, job.queue, job.name, job.labels, job.attempt, job.pending, job.host, job.unreachable]);
     if (fingerprint !== this.#fingerprint || job !== this.#job) {
       this.#fingerprint = fingerprint;
       this.#job = job;
@@ -55,6 +55,7 @@ function createCells(job) {
     createCell("state", createBadge(job), job.attempt > 1 ? createAttempt(job.attempt) : null),
     createCell("command", createCommand(job), createReason(job)),
     createCell("queue", ...createQueue(job)),
+    createCell("host", ...createHost(job)),
     createCell("labels", ...createLabels(job)),
     createCell("accepted", createAge(job.created)),
     createCell("time", ...createTime(job)),
@@ -74,7 +75,8 @@ function createCommand(job) {
 }
 
 function createReason(job) {
-  const reason = job.state === "queued" || job.state === "waiting" ? describePending(job.pending) : "";
+  const pending = job.state === "queued" || job.state === "waiting" ? describePending(job.pending) : "";
+  const reason = job.unreachable ? describeUnreachable(job.unreachable) : pending;
   return reason ? createElement("span", { class: "reason" }, escapeControls(reason, 300)) : null;
 }
 
@@ -84,6 +86,10 @@ function createAttempt(number) {
 
 function createQueue(job) {
   return job.queue && job.queue !== "default" ? [createElement("a", { class: "queue", ...linkTo({ queue: job.queue }) }, job.queue)] : [];
+}
+
+function createHost(job) {
+  return job.host ? [createElement("a", { class: "queue", ...linkTo({ host: job.host }) }, job.host)] : [];
 }
 
 function createLabels(job) {

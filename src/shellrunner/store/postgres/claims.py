@@ -99,6 +99,7 @@ class NodeClaims:
 
     def _put_back_doubtful(self, db: Db, tokens: frozenset[str]) -> Transitions:
         """Requeue what was claimed in a commit that was not answered: no keeper was given it."""
+        advisory.lock_node(db, self._state.node.name)  # the server may still be at that commit
         transitions: Transitions = []
         paired = {each.job_id for each in self._state.transitions if each.owner is not None}
         for job_id, attempt, token in db.execute(_RUNNING_UNDER, (self._state.node.name, [*tokens])).fetchall():

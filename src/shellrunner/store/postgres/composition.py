@@ -171,6 +171,7 @@ async def _running(
             plan_text=plan_text,
             membership=membership,
             orders=orders,
+            unknown_input_up_to=opened.unknown_input_up_to,
         )
     )
     listener = Listener(

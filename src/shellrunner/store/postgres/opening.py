@@ -20,7 +20,8 @@ from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.state_files.home import Home
 from shellrunner.store.values import HistoryIdentity
 
-_META = "SELECT (SELECT value FROM meta WHERE key = 'history'), (SELECT value FROM meta WHERE key = 'epoch')"
+_META = """SELECT (SELECT value FROM meta WHERE key = 'history'), (SELECT value FROM meta WHERE key = 'epoch'),
+    coalesce((SELECT value FROM meta WHERE key = 'unknown_input_up_to'), '0')"""  # the last only if it was imported
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Opened:
     has_search_index: bool
     place: str
     journal: ClaimJournal
+    unknown_input_up_to: int
 
 
 def open_history(url: str, state_dir: Path, node: str) -> Opened:
@@ -53,15 +55,14 @@ def open_history(url: str, state_dir: Path, node: str) -> Opened:
         with connect(url) as connection:
             schema.check(connection)
             db = PostgresDb(connection)
-            ((history, epoch),) = db.execute(_META).fetchall()
+            ((history, epoch, unknown_input),) = db.execute(_META).fetchall()
             owners = node_jobs.owners(db, node)
             key, indexed = secrets_reading.digest_key(db), schema.has_search_index(connection)
     except psycopg.Error as error:
         raise StoreUnavailable(f"the database cannot be opened: {failures.describe(error)}") from None
     journal = ClaimJournal(state_dir / "claims.journal")
-    return Opened(
-        HistoryIdentity(history, int(epoch), _home(state_dir)), owners, key, indexed, _place(state_dir), journal
-    )
+    identity = HistoryIdentity(history, int(epoch), _home(state_dir))
+    return Opened(identity, owners, key, indexed, _place(state_dir), journal, int(unknown_input))
 
 
 def _place(state_dir: Path) -> str:

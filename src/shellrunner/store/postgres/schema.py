@@ -217,7 +217,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     -- Each statement sees what was committed before it began, so the locks come first.
     IF claims THEN
-        PERFORM pg_advisory_xact_lock_shared(21352, 1);
+        PERFORM pg_advisory_xact_lock_shared(21352, 1), pg_advisory_xact_lock_shared(21355, hashtext(node));
     END IF;
     IF is_exclusive THEN
         PERFORM pg_advisory_xact_lock(21352, 2);
@@ -284,7 +284,7 @@ DROP INDEX pgqueuer_ep_ea_idx, pgqueuer_priority_id_id1_idx, pgqueuer_updated_id
     pgqueuer_log_status;
 ALTER TABLE pgqueuer SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
 """
-_TRIGRAMS: Final = "CREATE INDEX search_trigrams ON search USING gin (text gin_trgm_ops)"
+TRIGRAMS: Final = "CREATE INDEX search_trigrams ON search USING gin (text gin_trgm_ops)"
 
 
 def _version_1() -> str:
@@ -338,7 +338,7 @@ def _index_search(connection: Connection) -> None:
     try:
         with connection.transaction():
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-            connection.execute(_TRIGRAMS)
+            connection.execute(TRIGRAMS)
     except psycopg.Error as error:
         _log.warning(
             "searches read the jobs one by one: the extension pg_trgm cannot be made",

@@ -110,6 +110,7 @@ class NodeParts:
     plan_text: PlanText
     membership: Membership
     orders: OrderExchange
+    unknown_input_up_to: int
 
 
 class PostgresStore:
@@ -135,7 +136,7 @@ class PostgresStore:
 
     @property
     def unknown_input_up_to(self) -> int:
-        return 0
+        return self._parts.unknown_input_up_to
 
     async def advance_generation(self) -> None:
         """Do nothing: that a database was restored is declared by `migrate --after-restore`."""

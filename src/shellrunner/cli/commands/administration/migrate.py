@@ -1,4 +1,4 @@
-"""`shellrunner migrate`: make or upgrade the tables of a history in PostgreSQL."""
+"""`shellrunner migrate`: make or upgrade the tables of a history in PostgreSQL, also a restored one."""
 
 from pathlib import Path
 from typing import Final
@@ -14,11 +14,19 @@ _PATH: Final = click.Path(path_type=Path)
 
 @click.command()
 @click.option("--config", type=_PATH, help="TOML file with the settings (default: none).")
-def migrate(config: Path | None) -> None:
+@click.option(
+    "--after-restore",
+    is_flag=True,
+    help="Declare that the database was restored from a backup, so that nothing runs twice.",
+)
+def migrate(config: Path | None, *, after_restore: bool) -> None:
     """Make or upgrade the tables of the history in PostgreSQL (store.url).
 
     Nodes refuse to start until this was done, and those of an older version afterwards. A second time it changes
     nothing.
+
+    After a backup was restored, use --after-restore before any node is started: jobs that run by the history are
+    lost, all queues are paused until you resume them, and new jobs get ids far above those that were given out.
     """
     store = load(config).store
     if not store.url:
@@ -29,3 +37,8 @@ def migrate(config: Path | None) -> None:
     else:
         what = f"migrated from schema {before} to {now}" if before else f"made the tables, schema {now}"
         click.echo(f"{store.database}: {what}")
+    if after_restore:
+        declared = import_postgres("hosts.after_restore").declare_restored(store.url)
+        lost = f"{declared.lost} running job{'s' * (declared.lost != 1)} lost"
+        click.echo(f"{store.database}: restored, epoch {declared.epoch}, {lost}")
+        click.echo("all queues are paused: look at the jobs, then use shellrunner queues resume --all")

@@ -7,6 +7,7 @@ know what the others do with it.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -57,6 +58,7 @@ class Outbox:
         self._notes: list[tuple[str, str]] = []  # that are sent at once
         self._wake = asyncio.Event()
         self._is_urgent = asyncio.Event()
+        self._sent_at = 0.0
 
     def add(self, transitions: Transitions) -> None:
         """Report to the others what a commit did to jobs."""
@@ -77,8 +79,14 @@ class Outbox:
         if len(self._jobs) > _MAX_PENDING:
             self._jobs.clear()
             self._flags.add(Flag.EVERYTHING)
+        # Somebody may wait for an end: it is gathered only with what comes soon after another notification.
+        if self._is_idle() and any(each.after is State.DONE for each in transitions):
+            self._is_urgent.set()
         self.wake_nodes(queued)
         self._wake.set()
+
+    def _is_idle(self) -> bool:
+        return time.monotonic() - self._sent_at >= _GATHER_DELAY
 
     def add_output(self, job_ids: Iterable[int]) -> None:
         """Report to the others that these jobs have more output."""
@@ -131,6 +139,7 @@ class Outbox:
         """Send what was added; what cannot be sent is lost, as notifications may be."""
         self._wake.clear()
         self._is_urgent.clear()
+        self._sent_at = time.monotonic()
         notes, self._notes = self._notes, []
         cancelled, self._cancelled = self._cancelled, set()
         if self._jobs or self._flags or self._commands:

@@ -219,9 +219,9 @@ class HostLease:
         return _Renewed(was_unreachable, Era(int(epoch), server), answering, rows)
 
     def _join(self, db: Db, *, is_start: bool) -> _Held | None:
-        # Whatever an earlier server has sent is over when the lock is there, and later it claims no more.
-        advisory.lock(db, advisory.CLAIMS)
         node, values = self._node, self._values()
+        # Whatever an earlier server has sent is over when the lock is there, and later it claims no more.
+        advisory.lock_node(db, node.name)
         if db.execute(_ADD, (node.name, node.incarnation, *values)).rowcount:
             return None
         parameters = (node.boot, node.home, self.seconds, node.name)

@@ -28,13 +28,13 @@ _log = logging.getLogger(__name__)
 STARTED_HERE: Final = "the database has forgotten that it was started on host {}; how it ended is not known"
 _BATCH_SIZE: Final = 500
 _UNSTARTED: Final = """SELECT id, attempt FROM jobs WHERE id = ANY(?) AND state IN ('waiting', 'queued')
-    ORDER BY id FOR UPDATE"""
+    ORDER BY id"""
 _SERVER: Final = "SELECT value FROM meta WHERE key = 'server'"
 _SET: Final = "UPDATE meta SET value = ? WHERE key = ?"
 _HOLD_OFF: Final = """UPDATE meta SET value = (extract(epoch FROM clock_timestamp()) * 1000 + ?)::bigint::text
     WHERE key = 'claims_after'"""
-_RAISE_IDS: Final = """SELECT setval(pg_get_serial_sequence('jobs', 'id'), greatest(?,
-    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM jobs_id_seq)))"""
+_LAST_ID: Final = "SELECT last_value FROM jobs_id_seq"
+_RAISE_IDS: Final = "SELECT setval('jobs_id_seq', ?) FROM jobs_id_seq WHERE last_value < ?"
 
 
 @dataclass(slots=True)
@@ -82,23 +82,37 @@ class Reconciler:
         return server
 
     async def _refuse_started(self) -> None:
+        """End what was started here and is not known as that; nearly always there is nothing, so first it is read."""
         job_ids = self.journal.job_ids
         if not job_ids:
             return
-        await self.engine.write(lambda db: db.execute(_RAISE_IDS, (job_ids[-1],)).fetchall())
+        last_id, unstarted = await self.engine.read(lambda db: self._read(db, job_ids))
+        if last_id < job_ids[-1]:
+            await self.engine.write(lambda db: self._raise_ids(db, job_ids[-1]))
         lost = 0
-        for start in range(0, len(job_ids), _BATCH_SIZE):
-            refuse = partial(self._refuse, job_ids=job_ids[start : start + _BATCH_SIZE])
+        for start in range(0, len(unstarted), _BATCH_SIZE):
+            refuse = partial(self._refuse, job_ids=unstarted[start : start + _BATCH_SIZE])
             lost += len(await self.engine.change(refuse, self.listener.committed))
         lost += len(await self.engine.change(self._lose_forgotten, self.listener.committed))
         if lost:
             _log.error("the database had forgotten what was started here: jobs are lost", extra={"jobs": lost})
 
+    def _read(self, db: Db, job_ids: list[int]) -> tuple[int, list[int]]:
+        """Return the last id that was given, and which of these jobs were started here, but not by the history."""
+        ((last_id,),) = db.execute(_LAST_ID).fetchall()
+        found = db.execute(_UNSTARTED, (job_ids,)).fetchall()
+        return last_id, [job_id for job_id, attempt in found if self.journal.has_started(job_id, attempt)]
+
+    def _raise_ids(self, db: Db, last: int) -> None:
+        """Let ids continue above this one, while nobody adds jobs."""
+        advisory.lock(db, advisory.ADMISSION)
+        db.execute(_RAISE_IDS, (last, last)).fetchall()
+
     def _refuse(self, db: Db, job_ids: list[int]) -> tuple[Transitions, Transitions]:
-        """End the unstarted ones of these jobs that were started here."""
+        """End those of these jobs that are still not started by the history."""
         transitions: Transitions = []
         end = End(Ending.LOST, self.clock.now(), detail=STARTED_HERE.format(self.state.node.name))
-        for job_id, attempt in db.execute(_UNSTARTED, (job_ids,)).fetchall():
+        for job_id, attempt in db.execute(f"{_UNSTARTED} FOR UPDATE", (job_ids,)).fetchall():
             if self.journal.has_started(job_id, attempt):
                 transitions += dependents.end_unstarted(db, job_id, end)
         return transitions, transitions

@@ -8,6 +8,8 @@ another order, the server ends one of them, which is run again.
     ADMISSION   shared by each transaction that adds jobs while there is much room; exclusive: the count is exact
     a queue     exclusive: how many of its jobs run is exact
     a submitter the same
+    a node      shared by each transaction in which it claims; exclusive: what it has sent before is over, be it by an
+                earlier server of its name or on a connection that was lost
 """
 
 import zlib
@@ -25,6 +27,7 @@ DUE: Final = 4
 JUDGING: Final = 5
 _QUEUE: Final = 0x5369
 _SUBMITTER: Final = 0x536A
+_NODE: Final = 0x536B
 
 _SHARED: Final = "SELECT pg_advisory_xact_lock_shared(?::int, ?::int)"
 _EXCLUSIVE: Final = "SELECT pg_advisory_xact_lock(?::int, ?::int)"
@@ -39,6 +42,11 @@ def share(db: Db, number: int) -> None:
 def lock(db: Db, number: int) -> None:
     """Wait until nobody else has the lock."""
     db.execute(_EXCLUSIVE, (_SPACE, number))
+
+
+def lock_node(db: Db, node: str) -> None:
+    """Wait until no transaction is under way in which the node claims."""
+    db.execute("SELECT pg_advisory_xact_lock(?::int, hashtext(?))", (_NODE, node))
 
 
 def try_lock(db: Db, number: int) -> bool:

@@ -1,0 +1,84 @@
+"""The hosts on the page: one alone is not shown; of several, each with what runs there, and what an admin may do."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shellrunner.store.postgres import schema
+from tests.support import postgres
+from tests.support.service import Service
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def two(tmp_path: Path) -> AsyncIterator[tuple[Service, Service, str]]:
+    """Run two API nodes on one database, `build-1` and `build-2`."""
+    server = postgres.shared()
+    name = server.create_database(postgres.template(schema.migrate))
+    nodes = [
+        Service(tmp_path / each, WORKER__NAME=each, STORE__URL=server.url(name), SUPERVISOR__MAX_RUNNING=4)
+        for each in ("build-1", "build-2")
+    ]
+    try:
+        for node in nodes:
+            await node.start()
+        yield nodes[0], nodes[1], name
+    finally:
+        for node in nodes:
+            await node.clear_away()
+        server.drop_database(name)
+
+
+async def picture(tab: Any, name: str) -> None:
+    """Keep what is shown, if somebody wants to look at it."""
+    if directory := os.environ.get("SHELLRUNNER_TEST_PICTURES"):
+        await tab.page.screenshot(path=f"{directory}/{name}.png")
+
+
+async def test_a_single_host_is_not_shown(service: Service, open_tab: Any) -> None:
+    """There is nothing to choose."""
+    tab = await open_tab(service)
+    await tab.wait_until_live()
+    await tab.until("async () => (await (await fetch('/api/workers')).json()).workers.length === 1")
+    assert await tab.page.is_hidden("#hosts")
+    assert await tab.page.is_hidden(".head .column-host")
+
+
+async def test_hosts_are_shown_drained_and_removed(two: tuple[Service, Service, str], open_tab: Any) -> None:
+    """From the panel: what is open, drained, unreachable; a job's host is in its row and in its own view."""
+    first, second, database = two
+    tab = await open_tab(first)
+    await tab.wait_for("#hosts-summary", "2 reachable")
+    await tab.page.click("#hosts summary")
+    await tab.page.click("[aria-label='Drain host build-1']")
+    await tab.wait_for("#host-list li:first-child .badge", "Drained")
+    job = await first.submit("echo begun; sleep 1000", name="long")
+    execute = postgres.shared().execute
+    placed = "SELECT host FROM jobs WHERE state = 'running'"
+    await until(lambda: execute(placed, database=database) == [("build-2",)], what="it runs on the other host")
+    await tab.wait_for(f"[data-job='{job}'] .column-host", "build-2")
+    await picture(tab, "hosts")
+    await second.kill()
+    gone = "UPDATE hosts SET seen = seen - interval '1 minute', unreachable = seen WHERE name = 'build-2'"
+    execute(gone, database=database)
+    await tab.page.reload()
+    await tab.wait_for("#hosts-summary", "1 unreachable")
+    await tab.wait_for(f"[data-job='{job}'] .badge", "Unreachable")
+    await tab.page.click("#hosts summary")
+    await picture(tab, "unreachable")
+    await tab.page.click("[aria-label='Remove host build-2']")
+    await tab.wait_for("dialog[open]", "The job that runs there is lost")
+    await tab.page.click("dialog[open] [data-answer=yes]")
+    await tab.until("() => document.getElementById('hosts').hidden")
+    await tab.wait_for(f"[data-job='{job}'] .badge", "Lost")
+    found = '{"ending":"exited","completed":1790000000000,"exit_code":3,"signal":null}'
+    execute("UPDATE jobs SET found = %s", found, database=database)
+    await tab.page.click(f"[data-job='{job}'] .job-link")
+    await tab.wait_for("#job-details", "Exit 3")
+    await picture(tab, "found")
