@@ -67,6 +67,30 @@ def test_the_highest_priority_comes_first_then_the_oldest(connections: Any, engi
     assert [each.job_id for each in found] == [ids[1], ids[3], ids[0], ids[4]]
 
 
+INSERT_MANY = """INSERT INTO jobs (state, queue, submitter, priority, created, command, spec)
+    SELECT 'queued', %s, %s, 0, 0, 'true', '{}' FROM generate_series(1, 5000)"""
+ROWS_READ = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
+
+
+@pytest.mark.parametrize("line", [DEFAULT, CI], ids=["no submitter", "submitter"])
+def test_a_long_queue_costs_no_more_rows_than_are_asked_for(
+    connections: Any, engine: DeliveryEngine, line: Line
+) -> None:
+    """A delivery of 10 jobs of 5,000 reads only few more rows than these."""
+    one, _ = connections
+    one.execute(INSERT_MANY, [line.queue, line.submitter])
+    ids = [row[0] for row in one.execute("SELECT id FROM jobs ORDER BY id").fetchall()]
+    engine.enqueue(PostgresDb(one), [QueuedJob(job_id, line, 0) for job_id in ids])
+    one.execute("COMMIT")
+    one.execute("ANALYZE")
+    one.execute("BEGIN")
+    ((before,),) = one.execute(ROWS_READ).fetchall()
+    found = engine.dequeue(PostgresDb(one), [line, MAIL], 10)
+    ((after,),) = one.execute(ROWS_READ).fetchall()
+    assert [each.job_id for each in found] == ids[:10]
+    assert after - before < 100
+
+
 def test_two_transactions_get_different_jobs(connections: Any, engine: DeliveryEngine) -> None:
     """What one has got, the other one does not wait for."""
     one, two = connections

@@ -10,11 +10,19 @@ from shellrunner.store.db import Db
 from shellrunner.store.postgres.delivery import Delivered, QueuedJob
 from shellrunner.store.queues import Line
 
+# Without a submitter and with one apart: only so both are found by `jobs_queued`, however many jobs are queued. After
+# IS NULL, `submitter` has to be in the order for the planner to see that it is the index's.
 _DEQUEUE: Final = """SELECT id FROM (
     SELECT job.id, job.priority FROM unnest(?::text[], ?::text[]) AS line (queue, submitter)
-    CROSS JOIN LATERAL (SELECT id, priority FROM jobs WHERE state = 'queued' AND queue = line.queue
-        AND submitter IS NOT DISTINCT FROM nullif(line.submitter, '')
-        ORDER BY priority DESC, id LIMIT ? FOR UPDATE SKIP LOCKED) AS job) AS found
+    CROSS JOIN LATERAL (
+        SELECT * FROM (SELECT id, priority FROM jobs WHERE state = 'queued' AND queue = line.queue
+            AND submitter IS NULL AND line.submitter = ''
+            ORDER BY submitter, priority DESC, id LIMIT ? FOR UPDATE OF jobs SKIP LOCKED) AS of_nobody
+        UNION ALL
+        SELECT * FROM (SELECT id, priority FROM jobs WHERE state = 'queued' AND queue = line.queue
+            AND submitter = line.submitter
+            ORDER BY priority DESC, id LIMIT ? FOR UPDATE OF jobs SKIP LOCKED) AS of_one
+    ) AS job) AS found
     ORDER BY priority DESC, id LIMIT ?"""
 
 
@@ -27,7 +35,7 @@ class TableDelivery:
     def dequeue(self, db: Db, lines: Sequence[Line], limit: int) -> Sequence[Delivered]:
         """Lock and return the first jobs of these lines."""
         queues, submitters = [line.queue for line in lines], [line.submitter or "" for line in lines]
-        found = db.execute(_DEQUEUE, (queues, submitters, limit, limit)).fetchall()
+        found = db.execute(_DEQUEUE, (queues, submitters, limit, limit, limit)).fetchall()
         return [Delivered(job_id, job_id) for (job_id,) in found]
 
     def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
