@@ -35,7 +35,7 @@ from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.model import State
 from shellrunner.model.endings import ENDINGS, Ending
 from shellrunner.model.pending import PendingReason
-from shellrunner.store import HistorySize, QueueLimit, QueueOverview, QueueState
+from shellrunner.store import ClusterFigures, HistorySize, QueueLimit, QueueOverview, QueueState
 from shellrunner.web import ROUTES
 from shellrunner.web.http.problems import STATUSES
 from shellrunner.web.openapi import descriptions
@@ -426,6 +426,7 @@ class _Figures:
     callback_tries: ClassVar[Counter[Any]] = Counter()
     removals: ClassVar[Counter[str]] = Counter()
     unconfirmed_time = 0.0
+    cluster: ClassVar[ClusterFigures | None] = ClusterFigures({"open": 0}, 0.0, 0, 0, 0, 0, 0)
     commits = running_count = idle_count = unknown_count = connections = 0
 
     async def size(self) -> HistorySize:
@@ -459,7 +460,10 @@ def metrics() -> str:
     intro = (
         "`GET /metrics` serves Prometheus' text format 0.0.4, or OpenMetrics 1.0.0 to a scraper that names it in "
         "`Accept`. With tokens it needs the scope `read`. Counters and histograms start at 0 with each start of the "
-        "service; the history is kept. A scrape reads counts that are kept in memory, never the history itself."
+        "service; the history is kept. A scrape reads counts that are kept in memory, never the history itself.\n\n"
+        "If several hosts share a history in PostgreSQL, the figures of queues, of hosts and of jobs in the history "
+        "are the same at each node; all others are of the node that is asked, and have to be added up. The metrics "
+        "of hosts, the lease, transactions and notifications exist only there."
     )
     return f"# Metrics\n\n{intro}\n\n" + table(("Metric", "Type", "Labels", "Meaning"), rows)
 

@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from shellrunner import __version__
 from shellrunner.clock import now_ms
 from shellrunner.model import Claim, Delivery, End, Ending, State, Stream, Volume
-from shellrunner.store import HistoryFigures, HistorySize, QueueOverview, QueueState
+from shellrunner.store import ClusterFigures, HistoryFigures, HistorySize, QueueOverview, QueueState
 
 __all__ = ["MetricInputs", "Metrics", "disable_created_samples"]
 
@@ -171,6 +171,8 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview, size: HistoryS
     yield _ends(inputs.store, queues.queues)
     yield from _queue_metrics(queues)
     yield from _history_metrics(inputs, size)
+    if inputs.store.cluster is not None:
+        yield from _cluster_metrics(inputs.store.cluster)
     yield _gauge("shellrunner_max_running", "Maximum number of commands that run at once.", {(): inputs.max_running})
     yield _gauge(
         "shellrunner_keepers",
@@ -250,6 +252,20 @@ def _history_metrics(inputs: MetricInputs, size: HistorySize) -> Iterator[Metric
     disk = os.statvfs(state_dir)
     free = disk.f_bavail * disk.f_frsize
     yield _gauge("shellrunner_disk_free_bytes", "Bytes free on the state directory's file system.", {(): free})
+
+
+def _cluster_metrics(figures: ClusterFigures) -> Iterator[Metric]:
+    yield _by(_gauge, "shellrunner_hosts", "Hosts that share the history in PostgreSQL.", figures.hosts, "state")
+    text = "Seconds since this node renewed its lease; the others call it unreachable after 15."
+    yield _gauge("shellrunner_lease_age_seconds", text, {(): figures.lease_age})
+    text = "Transactions in PostgreSQL: committed ones that write, and those that only read."
+    kinds = {"write": figures.written, "read": figures.read}
+    yield _by(_counter, "shellrunner_database_transactions_total", text, kinds, "kind")
+    text = "Transactions in PostgreSQL that were run again because another one was in the way."
+    yield _counter("shellrunner_database_retries_total", text, {(): figures.retries})
+    notes = {"sent": figures.notes_sent, "received": figures.notes_received}
+    text = "Notifications between nodes, through PostgreSQL."
+    yield _by(_counter, "shellrunner_notifications_total", text, notes, "direction")
 
 
 def _by(family: Callable[..., Metric], name: str, text: str, values: Mapping[str, int], label: str) -> Metric:

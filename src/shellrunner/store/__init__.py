@@ -72,6 +72,7 @@ from shellrunner.store.output import EndedOutput, Extent, Head, Output
 from shellrunner.store.pagination import ListedJob, Page, Position, Sort
 from shellrunner.store.queues import Hold, Pauses, QueueLimit, QueueLimits, QueueOverview, QueueState, SubmitterLimit
 from shellrunner.store.values import (
+    ClusterFigures,
     DeleteCount,
     DueCallback,
     HistoryIdentity,
@@ -84,6 +85,7 @@ from shellrunner.store.values import (
 __all__ = [
     "Callbacks",
     "ChangeLog",
+    "ClusterFigures",
     "DeleteCount",
     "DueCallback",
     "Extent",
@@ -460,6 +462,10 @@ class HistoryFigures(Protocol):
     @property
     def commits(self) -> int:
         """How many transactions were committed."""
+
+    @property
+    def cluster(self) -> ClusterFigures | None:
+        """Counts of this node, if the history may have several."""
 
 
 class Hosts(Protocol):

@@ -3,6 +3,7 @@
 Kept by every back end. Must not know SQL or HTTP.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,3 +75,20 @@ class HistorySize:
 
     jobs: int
     bytes: int
+
+
+class ClusterFigures(NamedTuple):
+    """Counts of one node of several, since its start.
+
+    hosts: by state (`open`, `drained`, `api_only`, `unreachable`), as this node has read them with its lease.
+    lease_age: seconds since it renewed that. written, read: transactions. retries: of those that write, because
+    another one was in the way. notes_sent, notes_received: notifications to and from other nodes.
+    """
+
+    hosts: Mapping[str, int]
+    lease_age: float
+    written: int
+    read: int
+    retries: int
+    notes_sent: int
+    notes_received: int

@@ -39,6 +39,7 @@ from shellrunner.model import (
 from shellrunner.sealing import sealed_text
 from shellrunner.store import (
     ChangeLog,
+    ClusterFigures,
     DeleteCount,
     DueCallback,
     Filters,
@@ -464,6 +465,18 @@ class PostgresStore:
     @property
     def commits(self) -> int:
         return self._engine.commits
+
+    @property
+    def cluster(self) -> ClusterFigures:
+        return ClusterFigures(
+            hosts=self._parts.membership.hosts_by_state,
+            lease_age=self._parts.membership.lease_age,
+            written=self._engine.commits,
+            read=self._engine.reads_begun,
+            retries=self._engine.runs_again,
+            notes_sent=self._effects.outbox.sent,
+            notes_received=self._effects.notes_received,
+        )
 
     def refusals(self) -> Sequence[ShellrunnerError]:
         full: QueueFull | ShellrunnerError | None = self._parts.settings.counts.refusal(

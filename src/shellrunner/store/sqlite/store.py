@@ -457,6 +457,10 @@ class SqliteStore:
         return self._parts.clock.unconfirmed / 1000
 
     @property
+    def cluster(self) -> None:
+        return None
+
+    @property
     def commits(self) -> int:
         return self._engine.commits
 

@@ -38,6 +38,7 @@ class NodeEffects:
     on_changed_elsewhere: Callable[[int], None]
     on_followed: Callable[[Iterable[int], str], None]
     on_command_changed: Callable[[int], None] = lambda _: None
+    notes_received: int = 0
     endings: Counter[tuple[str, Ending]] = field(default_factory=Counter)
     callback_tries: Counter[Delivery] = field(default_factory=Counter)
 
@@ -117,6 +118,7 @@ class NodeEffects:
         """Follow what another node has reported."""
         if note.get("from") == node:
             return
+        self.notes_received += 1
         if "wake" in note:
             self.waiting.look()
         if "cancel" in note:

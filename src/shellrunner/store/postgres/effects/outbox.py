@@ -56,6 +56,7 @@ class Outbox:
         self._commands: dict[int, None] = {}
         self._cancelled: set[int] = set()
         self._notes: list[tuple[str, str]] = []  # that are sent at once
+        self.sent = 0
         self._wake = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._sent_at = 0.0
@@ -161,6 +162,7 @@ class Outbox:
             if cancelled:
                 thread.connection.execute(_SEND_CANCELLED, ([*cancelled], self._node))
             if notes:
+                self.sent += len(notes)
                 thread.connection.execute(_SEND, ([channel for channel, _ in notes], [text for _, text in notes]))
         except psycopg.Error:
             thread.drop()

@@ -195,6 +195,9 @@ def _unique(item: WorkItem) -> tuple[str, ...]:
 class GroupRead:
     """Runs each batch of reads in one transaction, which sees one state of the history."""
 
+    def __init__(self) -> None:
+        self.begun = 0
+
     def execute(self, thread: PostgresThread, batch: Sequence[WorkItem]) -> None:
         """Run every unit; one that fails does not affect the others."""
         left = self._execute(thread, batch)
@@ -211,6 +214,7 @@ class GroupRead:
                 if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     roll_back(connection)
                     connection.execute(BEGIN_READ)
+                    self.begun += 1
                 item.value, item.error = item.unit(db), None
             except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on
                 item.error = failures.translate_failure(error, "read")

@@ -28,12 +28,18 @@ class PostgresEngine:
         self._writing = PostgresThread(url, "store-writer", node)
         self._reading = [PostgresThread(url, f"store-reader-{number}") for number in range(_READERS)]
         self.writes: BatchQueue[PostgresThread] = BatchQueue(self._writing, self._writer)
-        self.reads = [BatchQueue(thread, GroupRead()) for thread in self._reading]
+        self._readers = [GroupRead() for _ in self._reading]
+        self.reads = [BatchQueue(*both) for both in zip(self._reading, self._readers, strict=True)]
 
     @property
     def commits(self) -> int:
         """How many transactions were committed."""
         return self._writer.commits
+
+    @property
+    def reads_begun(self) -> int:
+        """How many transactions were begun that only read."""
+        return sum(reader.begun for reader in self._readers)
 
     @property
     def runs_again(self) -> int:

@@ -67,6 +67,13 @@ class HostRow(NamedTuple):
     seen: Millis
     age: Millis
 
+    @property
+    def state(self) -> str:
+        """Its state, as metrics name it."""
+        if self.is_unreachable:
+            return "unreachable"
+        return "drained" if self.draining else "open" if self.claims else "api_only"
+
 
 class _Renewed(NamedTuple):
     """was_unreachable: it had been judged so. era: see `situation`; `server`: the one that answered."""
@@ -110,6 +117,12 @@ class HostLease:
         self._server = ""
         self._unbroken_since: Millis | None = None
         self._renewed_at: Millis | None = None
+        self._last_renewal: Millis | None = None  # also if it was interrupted since
+
+    @property
+    def seconds_since_renewal(self) -> float:
+        """For how many seconds it has not been renewed; 0 before the first time."""
+        return 0.0 if self._last_renewal is None else max(0, boot_ms() - self._last_renewal) / 1000
 
     @property
     def unbroken(self) -> float:
@@ -190,7 +203,8 @@ class HostLease:
         now = boot_ms()
         if self._renewed_at is None or self._is_late(now) or renewed.server != self._server:
             self._unbroken_since = now
-        self._renewed_at, self._server, self.rows = now, renewed.server, renewed.rows
+        self._renewed_at = self._last_renewal = now
+        self._server, self.rows = renewed.server, renewed.rows
         self.peers = [
             Peer(row.name, 0 if row.draining or not row.claims else row.free, _set_of(row.queues))
             for row in self.rows

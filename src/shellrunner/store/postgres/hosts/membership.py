@@ -64,6 +64,19 @@ class Membership:
         self.registry = HostRegistry(state.node.name, engine, listener, clock.now, listener.hosts_changed)
 
     @property
+    def hosts_by_state(self) -> dict[str, int]:
+        """How many hosts there are in each state, as they were read last."""
+        counts = dict.fromkeys(("open", "drained", "api_only", "unreachable"), 0)
+        for row in self._lease.rows:
+            counts[row.state] += 1
+        return counts
+
+    @property
+    def lease_age(self) -> float:
+        """For how many seconds the lease has not been renewed."""
+        return self._lease.seconds_since_renewal
+
+    @property
     def peers(self) -> Sequence[Peer]:
         """The other nodes that live."""
         return self._lease.peers
