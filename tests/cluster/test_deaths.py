@@ -130,3 +130,34 @@ def descendants(pid: int) -> list[int]:
     for child in children(pid):
         found += [child, *descendants(child)]
     return found
+
+
+async def test_a_host_that_stands_still_and_goes_on_reports_the_truth(nodes: TwoNodes, tmp_path: Path) -> None:
+    """Stopped beyond its lease it is unreachable, and other jobs run elsewhere; its own job ends as it did."""
+    await drain(nodes, "a")
+    gate = tmp_path / "gate"
+    job = await submit(nodes.a, f"while [ ! -e {gate} ]; do sleep 0.05; done; echo over; exit 7")
+    await started_at(nodes.b, job)
+    assert not (await ask(nodes.a, "POST", "/api/workers/a/resume"))["draining"]
+    nodes.b.process.send_signal(signal.SIGSTOP)
+    try:
+        nodes.execute("UPDATE hosts SET seen = seen - interval '1 minute' WHERE name = 'b'")
+
+        async def is_unreachable() -> bool:
+            return bool((await status_at(nodes.a, job))["unreachable"])
+
+        await until(is_unreachable, TIMEOUT)  # as judged by `a`, once it has had its own lease for that long
+        other = await submit(nodes.a, "true")
+
+        async def done(number: int) -> bool:
+            return bool((await status_at(nodes.a, number))["done"])
+
+        await until(lambda: done(other), TIMEOUT)
+        assert (await status_at(nodes.a, other))["host"] == "a"
+        assert (await status_at(nodes.a, job))["state"] == "running"
+    finally:
+        nodes.b.process.send_signal(signal.SIGCONT)
+    gate.touch()
+    await until(lambda: done(job), TIMEOUT)
+    result = await ask(nodes.a, "GET", f"/api/results/{job}")
+    assert (result["ending"], result["exit_code"], result["stdout"], result["host"]) == ("exited", 7, "over\n", "b")
