@@ -206,7 +206,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "store.postgres.output_chunks": (
         ("output_ends", "node_output"),
-        ("chunk_storage", "chunk_removal", "remote_followers"),
+        ("chunk_storage", "chunk_removal", "remote_followers", "spill_sweep"),
         ("sender",),
         ("sending",),
         ("chunk_source", "cutting"),

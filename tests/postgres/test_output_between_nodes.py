@@ -264,6 +264,33 @@ async def test_chunks_of_deleted_results_are_removed(cluster: Cluster, *, only_r
         assert await written.check(await one.output(jobs[1]), thorough=True) == 0
 
 
+async def test_files_that_were_left_are_removed_once_the_history_has_all_of_them(cluster: Cluster) -> None:
+    """Those of a job that is lost, or runs, or of which the history knows nothing, stay."""
+    written = Written(11, (60, 9000), share=0.4)
+    async with cluster.node("one") as one:
+        names: list[str] = []
+        runs = cluster.directory / "one" / "runs"
+        for number, end in enumerate((ended(), LOST, None)):
+            claim = await claimed(one, f"a-{number}", keeper=number + 1)
+            with SimulatedKeeper(cluster.directory / "one", number + 1) as keeper:
+                written.store(keeper.begin(claim.job_id, claim.token))
+                names.append(f"{claim.job_id}.{claim.token}.out")
+                if end is not None:
+                    record = keeper.record(claim.job_id, claim.token)
+                    assert await one.finish(claim.job_id, claim.token, end, *record)
+        async with asyncio.timeout(20):
+            while (runs / names[0]).exists():
+                await asyncio.sleep(0.01)
+        for name in (names[0], "1.b-1.out", "77.a-1.out"):
+            (runs / name).write_bytes(b"left")
+        await one._parts.output.sweep.sweep(one._effects.spill)
+        async with asyncio.timeout(20):
+            while (runs / names[0]).exists():
+                await asyncio.sleep(0.01)
+        left = {path.name for path in runs.glob("*.out")}
+        assert left == {names[1], names[2], "1.b-1.out", "77.a-1.out"}
+
+
 class Following:
     """A client that goes from node to node, and resumes each time where it was."""
 

@@ -194,7 +194,7 @@ async def _running(
                 tasks.start("store-outbox", outbox.run())
                 tasks.start("store-retention", retention.run())
                 tasks.start("store-due-timer", due_timer.run(DueJobs(engine, effects, clock).queue_due))
-                output.start(tasks)
+                output.start(tasks, effects.spill)
                 tasks.start(
                     "store-sweep",
                     Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications).run(),

@@ -9,11 +9,13 @@ from shellrunner.store.output import Output
 from shellrunner.store.output.local import LocalStorage
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.reader import OutputReader
+from shellrunner.store.output.spill import SpillRemover
 from shellrunner.store.postgres.output_chunks.chunk_removal import ChunkRemoval
 from shellrunner.store.postgres.output_chunks.chunk_source import RunUnit
 from shellrunner.store.postgres.output_chunks.chunk_storage import ChunkStorage, NodeLocate
 from shellrunner.store.postgres.output_chunks.remote_followers import RemoteFollowers
 from shellrunner.store.postgres.output_chunks.sender import OutputSender, SendNote
+from shellrunner.store.postgres.output_chunks.spill_sweep import SpillSweep
 from shellrunner.tasks import TaskGroup
 
 
@@ -39,6 +41,7 @@ class NodeOutput:
         self.reader = OutputReader(ChunkStorage(storage, run_read), run_job_read, NodeLocate(node))  # type: ignore[arg-type]
         self._owners, self._notifications = owners, notifications
         self._removal = ChunkRemoval(self.sender)
+        self.sweep = SpillSweep(storage.state_dir, run_read)
 
     async def find(self, job_id: int, attempt: int | None = None) -> Output:
         """Return the output as it is now; see `OutputReader.find`."""
@@ -47,8 +50,9 @@ class NodeOutput:
             self.followers.touch(job_id)
         return output
 
-    def start(self, tasks: TaskGroup) -> None:
-        """Run the tasks."""
+    def start(self, tasks: TaskGroup, remover: SpillRemover) -> None:
+        """Run the tasks; `remover` removes spill files."""
+        tasks.start("store-spill-sweep", self.sweep.run(remover))
         tasks.start("store-notifications", self._notifications.run())
         tasks.start("store-output-sender", self.sender.run())
         tasks.start("store-remote-followers", self.followers.run())
