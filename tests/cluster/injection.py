@@ -5,6 +5,7 @@ Several faults may last at once; each ends by itself, and at the end of a round 
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from tests.cluster.hosts import Cluster, Host
 from tests.faults.chaos.injection import Processes, parent
 
 PAUSE: Final = (0.2, 1.2)  # seconds between two faults
+_MAX_OUTAGE: Final = 4.0  # seconds for which the database is away: clients do not wait for ever
 
 # How often each fault is chosen. Where hosts and keepers are spared, no attempt may be lost.
 _SPARING: Final = {
@@ -67,11 +69,16 @@ class ClusterInjection:
                 await asyncio.sleep(self._chance.uniform(*PAUSE))
                 fault, host = next(faults), self._chance.choice(list(self._cluster.hosts.values()))
                 target = "database" if "database" in fault or "connections" in fault else host.name
-                if target not in self._busy:
+                if target not in self._busy and not self._is_last_api(host):
                     self._busy.add(target)
                     self.counts[fault] += 1
                     self.counts["faults"] += 1
                     tasks.create_task(self._do(fault, host, target))
+
+    def _is_last_api(self, host: Host) -> bool:
+        """Whether no node would be left that clients can ask: they do not wait for ever."""
+        others = {each.name for each in self._cluster.apis} - {host.name}
+        return host.verb == "serve" and bool(others) and others <= self._busy
 
     async def _do(self, fault: str, host: Host, target: str) -> None:
         try:
@@ -85,8 +92,8 @@ class ClusterInjection:
         while True:
             yield from self._chance.choices(list(self._faults), list(self._faults.values()))
 
-    async def _wait(self) -> None:
-        await asyncio.sleep(self._chance.uniform(0.05, self._longest))
+    async def _wait(self, most: float = math.inf) -> None:
+        await asyncio.sleep(self._chance.uniform(0.05, min(most, self._longest)))
 
     # One host
 
@@ -170,13 +177,13 @@ class ClusterInjection:
             database.kill()
         else:
             database.stop(how)
-        await self._wait()
+        await self._wait(_MAX_OUTAGE)
         database.start()
 
     async def _freeze_database(self) -> None:
         self._cluster.database.freeze()
         try:
-            await self._wait()
+            await self._wait(_MAX_OUTAGE)
         finally:
             self._cluster.database.thaw()
 
