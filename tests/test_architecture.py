@@ -200,7 +200,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.sqlite.copying": (("stopped_history",), ("snapshot",), ("__init__",)),
     "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
     "store.postgres.maintenance": (
-        ("history_import", "availability"),
+        ("history_import", "availability", "roles"),
         ("chunk_import", "resealing"),
         ("__init__",),
     ),
