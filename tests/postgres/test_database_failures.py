@@ -37,7 +37,7 @@ SLOW_CLAIMS = """CREATE TABLE slow (yes int); CREATE TABLE claimed (job bigint, 
         PERFORM pg_sleep(1) FROM slow; DELETE FROM slow; RETURN NULL; END $$;
     CREATE CONSTRAINT TRIGGER wait_for_it AFTER INSERT OR UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
     WHEN (NEW.state = 'running') EXECUTE FUNCTION wait_for_it()"""
-COMMITTING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
+COMMITTING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'"
 PIDS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND query = 'COMMIT'"
 WRITERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid = ANY(%s)"
 
