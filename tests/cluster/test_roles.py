@@ -246,3 +246,27 @@ async def test_migrate_grants_roles(tmp_path: Path, database: Roles) -> None:
         assert (refused.code != 0, reason in refused.err) == (True, True), refused.err
     with pytest.raises(ShellrunnerError):
         roles.grant(database.admin, {"nobody-there": "api"})
+
+
+def test_the_owner_of_the_database_grants_roles(database: Roles) -> None:
+    """No superuser is needed: who owns the database makes the tables and grants the roles what they need."""
+    server, owner, name = postgres.shared(), f"owner-{secrets.token_hex(4)}", f"owned_{secrets.token_hex(4)}"
+    server.execute(f"CREATE ROLE \"{owner}\" LOGIN PASSWORD 'secret'")
+    server.execute(f'CREATE DATABASE {name} OWNER "{owner}"')
+    try:
+        place = f"host={quote(str(server.socket_directory), safe='')}&port={server.port}"
+        url = f"postgresql://{owner}:secret@/{name}?{place}"
+        schema.migrate(url)
+        roles.grant(url, {database.names["api"]: "api", database.names["worker"]: "worker"})
+        with psycopg.connect(database.url("api").replace(database.database, name)) as db:
+            db.execute(INSERT.format("", "queued", ""))
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not claim jobs"):
+                db.execute(CLAIM)
+        with (
+            psycopg.connect(database.url("worker").replace(database.database, name)) as db,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            db.execute(INSERT.format("", "queued", ""))
+    finally:
+        server.drop_database(name)
+        server.execute(f'DROP ROLE "{owner}"')
