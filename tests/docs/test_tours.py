@@ -62,12 +62,18 @@ def test_there_is_much_to_run() -> None:
     ],
     ids=lambda value: name(value) if isinstance(value, Path) else str(value),
 )
-def test_a_configuration_is_accepted(page: Path, number: int, tmp_path: Path) -> None:
+def test_a_configuration_is_accepted(
+    page: Path, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every configuration that is shown is one that the service starts with, but for placeholders of secrets."""
     file = tmp_path / "config.toml"
     text = tour.blocks(page.read_text())[number].text.replace("shellrunner1:…", hash_of("ci"))
     file.write_text(text.replace("whsec_…", f"whsec_{'c2VjcmV0' * 5}"))
-    os.chmod(file, 0o600)
+    credential = tmp_path / "database-url"  # as systemd makes it for the unit that the page shows
+    credential.write_text("postgresql://shellrunner@db.example.org/shellrunner")
+    for private in (file, credential):
+        os.chmod(private, 0o600)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     load(file)  # no error is raised
 
 
