@@ -1,7 +1,7 @@
 """The sweep: what a lost notification, or a lost delivery, would let wait for ever is looked at from time to time.
 
 Owned by the store, which runs it as a task. A delivery is a hint and a notification may be lost, so this is what
-makes sure that a queued job starts.
+makes sure that a queued job starts, that a request to cancel arrives, and that nobody waits for ever for an end.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from shellrunner.store.postgres.node.claim_queue import ClaimQueue
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 
 _INTERVAL: Final = 3.0  # seconds between two looks
-_LOOKS_PER_SESSION_READ: Final = 10
+_LOOKS_PER_ROUND: Final = 10  # after which everything is read again that somebody waits for
 _MIN_AGE: Final = 3_000  # milliseconds for which a job is queued before it is delivered again
 _MAX_LOAD: Final = 0.01  # of the time may be spent on looking for lost deliveries
 _HAS_QUEUED: Final = "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued')"
@@ -46,8 +46,9 @@ class Sweep:
             await asyncio.sleep(uniform(0.7, 1.3) * _INTERVAL)  # noqa: S311  so that the nodes take turns
             with suppress(StoreUnavailable):
                 await self._look()
-            if number % _LOOKS_PER_SESSION_READ == 0:
-                self.notifications.notify(Topic.SESSIONS)  # one may have been ended at another node
+            self.notifications.notify(Topic.CANCEL_REQUESTS)
+            if number % _LOOKS_PER_ROUND == 0:
+                self.notifications.notify_all()
 
     async def _look(self) -> None:
         self.due_timer.check()  # a job that another node has accepted may be due
