@@ -45,8 +45,10 @@ _log = logging.getLogger(__name__)
 
 _RETRY_DELAY: Final = 0.5  # seconds, after a commit that failed
 _CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = offer.keeper, token = offer.token, claimed = ?,
-    host = ? FROM unnest(?::bigint[], ?::bigint[], ?::text[]) AS offer (job, keeper, token)
+    host = ? FROM unnest(?::bigint[], ?::bigint[], ?::text[], ?::bigint[]) AS offer (job, keeper, token, offered)
     WHERE jobs.id = offer.job AND jobs.state = 'queued'
+    AND jobs.priority = coalesce(offer.offered, jobs.priority)
+    AND (jobs.queue, coalesce(jobs.submitter, '')) IN (SELECT * FROM unnest(?::text[], ?::text[]))
     RETURNING {columns(ClaimRow, SecretsRow).replace(" keeper", " jobs.keeper").replace(" token", " jobs.token")}"""
 
 _RUNNING_UNDER: Final = """SELECT id, attempt, token FROM jobs WHERE state = 'running' AND host = ? AND token = ANY(?)
@@ -208,13 +210,17 @@ class _Choice:
             if not offers:
                 break
             found += len(offers)
-            for line in self._claim(offers):
+            for line in self._claim(offers, open_lines):
                 capacity.take(line)
         return found
 
-    def _claim(self, offers: Sequence[Delivered]) -> list[Line]:
-        """Claim those of the offered jobs that are queued; return their lines."""
-        jobs = list(dict.fromkeys(offer.job_id for offer in offers))  # an engine may offer one twice
+    def _claim(self, offers: Sequence[Delivered], open_lines: Sequence[Line]) -> list[Line]:
+        """Claim those of the offered jobs that are queued in one of these lines; return their lines.
+
+        A job may be offered as it was before it was edited: with another priority, or in a queue that it has left.
+        """
+        offered = {(offer.job_id, offer.priority): None for offer in offers}  # an engine may offer one twice
+        jobs = [job_id for job_id, _ in offered]
         keepers = self._state.free[: len(jobs)]
         values = (
             self._now,
@@ -222,11 +228,14 @@ class _Choice:
             jobs,
             [each.keeper for each in keepers],
             [each.token for each in keepers],
+            [priority for _, priority in offered],
+            [line.queue for line in open_lines],
+            [line.submitter or "" for line in open_lines],
         )
         rows = {row[0]: row for row in self._db.execute(_CLAIM, values).fetchall()}
         self._state.delivery.settle(self._db, offers)
         lines = []
-        for job_id in jobs:  # in the order of the offers
+        for job_id in dict.fromkeys(jobs):  # in the order of the offers
             if job_id in rows:
                 *row, stored = rows[job_id]
                 lines += self._take(ClaimRow._make(row), stored)

@@ -30,7 +30,8 @@ _WAIT: Final = """UPDATE jobs SET state = 'waiting', due = ?, awaits = ?, has_de
 _OWN: Final = "SELECT 1 FROM jobs WHERE id = ? AND submitter = ? AND run_as IS NOT DISTINCT FROM ?"
 _SEAL: Final = "UPDATE jobs SET secrets = ? WHERE id = ?"
 _MARK_DEPENDENTS: Final = "UPDATE jobs SET has_dependents = 1 WHERE id = ?"
-QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND id IN (
+# Its conditions stand twice: another writer may be changing a job that was found.
+QUEUE_DUE: Final = """UPDATE jobs SET state = 'queued' WHERE state = 'waiting' AND awaits = 0 AND due <= ? AND id IN (
     SELECT id FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0 AND due <= ? ORDER BY due LIMIT ?
     ) RETURNING id, queue, submitter"""
 NEXT: Final = "SELECT min(due) FROM jobs INDEXED BY jobs_due WHERE state = 'waiting' AND awaits = 0"
@@ -263,7 +264,7 @@ def _hold_back(db: Db, job_id: int, new: NewJob, prerequisites: list[Prerequisit
 
 def queue_due(db: Db, now: Millis, limit: int) -> Transitions:
     """Queue up to `limit` jobs that are due, the longest due first."""
-    due = db.execute(QUEUE_DUE, (now, limit)).fetchall()
+    due = db.execute(QUEUE_DUE, (now, now, limit)).fetchall()
     return [Transition(job_id, queue, submitter, State.WAITING, State.QUEUED) for job_id, queue, submitter in due]
 
 

@@ -14,7 +14,7 @@ from shellrunner.store.columns import EndRow, assignments
 from shellrunner.store.db import Db, check_changed
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.units import due_callbacks
-from shellrunner.store.units.locks import locked
+from shellrunner.store.units.locks import LockedJob, find_locked, locked
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
@@ -27,6 +27,8 @@ EARLIER_STORED: Final = "SELECT coalesce(sum(stdout_bytes + stderr_bytes), 0) FR
 # the ends of those hundred. A subquery, not a join, so that it is always `dependencies` that is read first.
 DEPENDENTS: Final = """SELECT job FROM dependencies
     WHERE after = ? AND (SELECT state FROM jobs WHERE id = dependencies.job) = 'waiting'"""
+# Those from which this transaction has taken a prerequisite: another one may be changing what a job waits for.
+_RELEASE: Final = "DELETE FROM dependencies WHERE after = ? RETURNING job"
 _COUNT_DOWN: Final = """UPDATE jobs SET awaits = awaits - 1 WHERE id = ? AND state = 'waiting'
     RETURNING awaits, due, queue, submitter"""
 _QUEUE: Final = "UPDATE jobs SET state = 'queued', due = ? WHERE id = ? AND state = 'waiting'"
@@ -34,7 +36,7 @@ _QUEUE: Final = "UPDATE jobs SET state = 'queued', due = ? WHERE id = ? AND stat
 
 def end_unstarted(db: Db, job_id: int, end: End) -> Transitions:
     """End a job of which nothing was started (in this attempt), with all consequences."""
-    ended = _end(db, job_id, end)
+    ended = _end(db, job_id, locked(db, job_id), end)
     return [ended, *apply_end(db, job_id, end)] if ended.has_dependents else [ended]
 
 
@@ -47,13 +49,17 @@ def apply_end(db: Db, job_id: int, end: End) -> Transitions:
         due_callbacks.job_ended(db, first)
         succeeded = its_end.ending is Ending.EXITED and its_end.exit_code == 0
         waiting = [dependent for (dependent,) in db.execute(DEPENDENTS, (first,)).fetchall()]
-        db.execute("DELETE FROM dependencies WHERE after = ?", (first,))
+        released = {dependent for (dependent,) in db.execute(_RELEASE, (first,)).fetchall()}
         for dependent in waiting:
+            if dependent not in released:
+                continue
             if succeeded:
                 transitions += _count_down(db, dependent, its_end.completed)
-            else:
+                continue
+            job = find_locked(db, dependent)
+            if job is not None and job.state is State.WAITING:  # else another writer has ended it meanwhile
                 skipped = skipped_end(first, its_end.ending, its_end.exit_code, its_end.completed)
-                transitions.append(_end(db, dependent, skipped))
+                transitions.append(_end(db, dependent, job, skipped))
                 ended.append((dependent, skipped))
     return transitions
 
@@ -85,8 +91,7 @@ def earlier_stored(db: Db, job_id: int) -> int:
     return int(stored)
 
 
-def _end(db: Db, job_id: int, end: End) -> Transition:
-    job = locked(db, job_id)
+def _end(db: Db, job_id: int, job: LockedJob, end: End) -> Transition:
     check_changed(db.execute(_END_UNSTARTED, (*EndRow.from_end(end, Volume()), job_id, job.state.value)))
     return Transition(
         job_id,

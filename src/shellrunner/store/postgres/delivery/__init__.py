@@ -13,10 +13,14 @@ from shellrunner.store.queues import Line
 
 
 class Delivered(NamedTuple):
-    """A job that is offered, and what the engine knows it by."""
+    """A job that is offered, and what the engine knows it by.
+
+    priority: with which it is offered; None: whatever it has. One that has another by now is offered with that, too.
+    """
 
     job_id: int
     handle: int
+    priority: int | None = None
 
 
 class QueuedJob(NamedTuple):
@@ -31,7 +35,7 @@ class DeliveryEngine(Protocol):
     """Hands each queued job to one transaction after the other, the highest priority first, then the oldest."""
 
     def enqueue(self, db: Db, jobs: Sequence[QueuedJob], /) -> None:
-        """Offer these jobs from the commit on."""
+        """Offer these jobs from the commit on; one may be offered already, as it was before it was edited."""
 
     def dequeue(self, db: Db, lines: Sequence[Line], limit: int, /) -> Sequence[Delivered]:
         """Return up to `limit` jobs of these lines, in the order of claims; no other transaction gets them."""

@@ -20,9 +20,8 @@ from shellrunner.store.postgres.engine.dialect import native
 from shellrunner.store.queues import Line
 
 _NO_ONE: Final = UUID(int=0)  # the manager of a row that is deleted in the same transaction
-_AT_ONCE: Final = timedelta(
-    seconds=-1
-)  # it picks what was due before the transaction began, and this may be the same
+# It picks what was due before the transaction began: also if the clock of the database is set back meanwhile.
+_AT_ONCE: Final = timedelta(days=-3650)
 _STALE: Final = timedelta(days=3650)  # no row is picked when its transaction has ended
 _LOST: Final = """SELECT id, queue, submitter, priority FROM jobs WHERE state = 'queued' AND
     greatest(created, coalesce(due, 0)) < ? AND NOT EXISTS (SELECT 1 FROM pgqueuer WHERE entrypoint =
@@ -77,9 +76,9 @@ class PgqueuerDelivery:
             global_concurrency_limit=None,
             heartbeat_timeout=_STALE,
         )
-        sql = query.sql.replace("SELECT * FROM claimed", "SELECT id, payload FROM claimed")
+        sql = query.sql.replace("SELECT * FROM claimed", "SELECT id, payload, priority FROM claimed")
         cursor = db.execute(native(sql), query.args)
-        return [Delivered(int(payload), handle) for handle, payload in cursor.fetchall()]
+        return [Delivered(int(payload), handle, priority) for handle, payload, priority in cursor.fetchall()]
 
     def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
         """Delete their rows."""

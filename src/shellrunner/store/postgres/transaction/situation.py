@@ -197,4 +197,4 @@ class TransactionState:
 
 
 def _is_queued(transition: Transition) -> bool:
-    return transition.after == "queued" and (transition.before != "queued" or transition.previous_queue is not None)
+    return transition.after == "queued"  # from queued to queued: it was edited, and its turn may be another one
