@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Final
 
 from shellrunner.clock import Millis
-from shellrunner.errors import OutcomeUnknown, StoreUnavailable
+from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, End, Ending, State
 from shellrunner.store.columns import ClaimRow, SecretsRow, columns
 from shellrunner.store.components.batch_queue import BatchQueue, WorkItem
@@ -67,20 +67,20 @@ class NodeClaims:
         now: Callable[[], Millis],
     ) -> None:
         self._waiting, self._state, self._listener, self._writes, self._now = waiting, state, listener, writes, now
-        self._doubtful: frozenset[str] = frozenset()  # claim tokens of commits that were not answered
 
     def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
         """Return the item that chooses jobs for the keepers that wait, if there may be any."""
         waiting = self._waiting.waiting()
-        self._state.waiting = waiting
+        self._state.begin_batch(waiting)
+        doubtful = frozenset(self._state.doubtful)
         if batch and not waiting:  # what it queues, the next keeper that waits looks for
             self._waiting.has_backlog = True
-        if not self._doubtful and (not waiting or not (batch or self._waiting.has_backlog)):
+        if not doubtful and (not waiting or not (batch or self._waiting.has_backlog)):
             return None
-        doubtful, looks = self._doubtful, self._waiting.looks
+        looks = self._waiting.looks
         item = ChangeItem(
             partial(self._choose, doubtful=doubtful),
-            on_failure=partial(self._retry, frozenset(each.token for each in waiting)),
+            on_failure=self._retry,
             follows_delivery=True,
         )
         item.on_commit = lambda outcome: self._chosen(item, waiting, (doubtful, looks), outcome)
@@ -120,8 +120,8 @@ class NodeClaims:
         outcome: tuple[list[Claim], bool],
     ) -> None:
         settled, looks = before
-        if settled:
-            self._doubtful -= settled
+        self._state.doubtful -= settled
+        if settled or self._state.doubtful:
             asyncio.get_running_loop().call_soon(self._writes.wake)
         claims, has_backlog = outcome
         self._waiting.looked(looks, has_backlog=has_backlog)
@@ -139,19 +139,26 @@ class NodeClaims:
             waiting.future.set_result(claim)
 
     def put_back(self, claim: Claim) -> None:
-        """Requeue a claim whose caller was cancelled; if that fails, the next reconciliation judges it."""
+        """Requeue a claim whose caller was cancelled, however long the database is away.
+
+        What is left when the history is closed, the next reconciliation judges.
+        """
 
         def requeue(db: Db) -> tuple[Transitions, Transitions]:
             self._state.journal.release(claim.job_id, claim.token)
             transitions = lifecycle.requeue(db, claim.job_id, claim.token, self._now())
             return transitions, transitions
 
-        with suppress(StoreUnavailable):
-            self._writes.put(ChangeItem(requeue, self._listener.committed))
+        def failed(error: Exception) -> None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_RETRY_DELAY, self.put_back, claim)
+            if not isinstance(error, StoreUnavailable):
+                loop.call_exception_handler({"message": "putting a claim back failed", "exception": error})
 
-    def _retry(self, tokens: frozenset[str], error: Exception) -> None:
-        if isinstance(error, OutcomeUnknown):
-            self._doubtful |= tokens
+        with suppress(StoreUnavailable):
+            self._writes.put(ChangeItem(requeue, self._listener.committed, on_failure=failed))
+
+    def _retry(self, error: Exception) -> None:
         self._waiting.has_backlog = True
         loop = asyncio.get_running_loop()
         loop.call_later(_RETRY_DELAY, self._writes.wake)

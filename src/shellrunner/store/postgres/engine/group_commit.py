@@ -73,6 +73,9 @@ class CommitHooks(Protocol):
     def committed(self, transitions: Transitions, /) -> None:
         """Note what was committed, before anybody learns of it."""
 
+    def unanswered(self, transitions: Transitions, /) -> None:
+        """Note what was committed, or not: the connection was lost before that was answered."""
+
 
 class GroupCommit:
     """Runs each batch of writes in one transaction.
@@ -99,6 +102,7 @@ class GroupCommit:
                 time.sleep(random.uniform(0, _MAX_PAUSE) * number / _MAX_RUNS)  # noqa: S311  not a secret
             except _CommitNotAnswered as error:
                 thread.drop()
+                self._hooks.unanswered(error.transitions)
                 self._fail(batch, failures.outcome_unknown(error.cause), keep_refusals=True)
                 return
             except psycopg.Error as error:
@@ -118,11 +122,13 @@ class GroupCommit:
             connection.execute("BEGIN")
             transitions = self._run_units(db, batch)
             try:
-                connection.execute("COMMIT")
+                answer = connection.execute("COMMIT").statusmessage
             except psycopg.Error as error:
                 if failures.is_lost(error):
-                    raise _CommitNotAnswered(error) from None
+                    raise _CommitNotAnswered(error, transitions) from None
                 raise
+            if answer != "COMMIT":  # a unit has passed over the error of a statement
+                raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
             self.commits += 1
             if transitions:
                 self._hooks.committed(transitions)
@@ -230,9 +236,9 @@ class GroupRead:
 class _CommitNotAnswered(Exception):
     """COMMIT was sent, and the connection was lost before its answer."""
 
-    def __init__(self, cause: psycopg.Error) -> None:
+    def __init__(self, cause: psycopg.Error, transitions: Transitions) -> None:
         super().__init__()
-        self.cause = cause
+        self.cause, self.transitions = cause, transitions
 
 
 def roll_back(connection: Connection) -> None:

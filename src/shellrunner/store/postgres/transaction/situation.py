@@ -72,9 +72,9 @@ class NotAloneError(RowChangedError):
 class TransactionState:
     """The situation of the transaction that the writer runs now; implements the engine's `CommitHooks`.
 
-    limits: those of config, replaced when they change. waiting: the keepers that wait for a job, set before a batch.
+    limits: those of config, replaced when they change. waiting: the keepers that wait for a job.
     free: those of them that have none in this run. priorities: of jobs that this run has added. era: the one
-    that this node has followed. journal: what it has started.
+    that this node has followed. journal: what it has started. doubtful: tokens of claims that may be committed.
     """
 
     def __init__(
@@ -83,18 +83,28 @@ class TransactionState:
         self.node, self.delivery, self.limits, self.journal = node, delivery, limits, journal
         self.era: Era | None = None
         self.waiting: Sequence[WaitingKeeper] = ()
+        self.doubtful: set[str] = set()
         self.free: list[WaitingKeeper] = []
         self.priorities: dict[int, int] = {}
+        self._served: set[str] = (
+            set()
+        )  # claim tokens of those that have got one in this batch, which may be several runs
         self._situation: Situation | None = None
         self._transitions: Transitions = []  # of this run
         self._is_exclusive = self._next_is_exclusive = False
+
+    def begin_batch(self, waiting: Sequence[WaitingKeeper]) -> None:
+        """Follow which keepers wait when a batch begins; no other one is under way."""
+        self.waiting = waiting
+        self._served.clear()
 
     # CommitHooks ------------------------------------------------------------------------------------------------
 
     def begin(self, transitions: Transitions) -> None:
         """Forget the last run; `transitions` is the list to which the engine adds what this one does."""
         self._situation, self._transitions = None, transitions
-        self.free, self.priorities = list(self.waiting), {}
+        self.free = [each for each in self.waiting if each.token not in self._served]
+        self.priorities = {}
         self._is_exclusive, self._next_is_exclusive = self._next_is_exclusive, False
 
     def unit_done(self, transitions: Transitions) -> None:
@@ -126,7 +136,12 @@ class TransactionState:
         """Note in the journal what is being started, before any keeper learns of it."""
         claimed = [(each.job_id, each.owner) for each in transitions if each.owner is not None]
         if claimed:
+            self._served.update(owner.token for _, owner in claimed)
             self.journal.start(StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed)
+
+    def unanswered(self, transitions: Transitions) -> None:
+        """Note which claims may have been committed, though no keeper is given them."""
+        self.doubtful.update(each.owner.token for each in transitions if each.owner is not None)
 
     # For units --------------------------------------------------------------------------------------------------
 
