@@ -137,7 +137,7 @@ async def test_another_attempt_keeps_the_first_one(tmp_path: Path) -> None:
         assert await store.attempt(job.id, 1) == Done(first, wrote)
         claim = await asyncio.wait_for(store.claim(2, "b"), 10)
         assert (claim.attempt, claim.spec) == (2, spec)
-        assert not await store.finish(job.id, "a", first, wrote, Head(b"abc")), "the first attempt's token is over"
+        assert not await store.finish(job.id, "a", ended(4), wrote, Head(b"abc")), "the first attempt's token is over"
         assert await store.finish(job.id, "b", ended(4), *NOTHING)
         assert await store.attempt(job.id, 2) == (await store.job(job.id)).phase
         with pytest.raises(NoSuchAttempt):

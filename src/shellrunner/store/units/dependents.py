@@ -37,11 +37,14 @@ _QUEUE: Final = "UPDATE jobs SET state = 'queued', due = ? WHERE id = ? AND stat
 def end_unstarted(db: Db, job_id: int, end: End) -> Transitions:
     """End a job of which nothing was started (in this attempt), with all consequences."""
     ended = _end(db, job_id, locked(db, job_id), end)
-    return [ended, *apply_end(db, job_id, end)] if ended.has_dependents else [ended]
+    return [ended, *apply_end(db, job_id, end, end.completed)] if ended.has_dependents else [ended]
 
 
-def apply_end(db: Db, job_id: int, end: End) -> Transitions:
-    """Apply the consequences of an ended job: queue or skip its dependents, schedule its callback."""
+def apply_end(db: Db, job_id: int, end: End, now: Millis) -> Transitions:
+    """Apply the consequences of an ended job: queue or skip its dependents, schedule its callback.
+
+    `now`: by the clock of due times.
+    """
     transitions: Transitions = []
     ended = deque([(job_id, end)])
     while ended:
@@ -54,7 +57,7 @@ def apply_end(db: Db, job_id: int, end: End) -> Transitions:
             if dependent not in released:
                 continue
             if succeeded:
-                transitions += _count_down(db, dependent, its_end.completed)
+                transitions += _count_down(db, dependent, now)
                 continue
             job = find_locked(db, dependent)
             if job is not None and job.state is State.WAITING:  # else another writer has ended it meanwhile

@@ -18,6 +18,7 @@ from shellrunner.store.values import DueCallback
 DUE: Final = """SELECT job, tries, since FROM callbacks INDEXED BY callbacks_due
     WHERE due IS NOT NULL AND due <= ? AND host NOT IN (SELECT value FROM json_each(?)) ORDER BY due LIMIT ?"""
 NEXT: Final = "SELECT min(due) FROM callbacks INDEXED BY callbacks_due WHERE due IS NOT NULL"
+JOB_ENDED: Final = "UPDATE callbacks SET since = ?, due = ? WHERE job = ?"
 _TRIED: Final = """UPDATE callbacks SET state = ?, tries = tries + 1, due = ?, error = ?
     WHERE job = ? AND state = 'pending'"""
 
@@ -30,7 +31,7 @@ def add(db: Db, job_id: int, host: str) -> None:
 def job_ended(db: Db, job_id: int) -> None:
     """Make the job's callback due, if it has one: from the time of this record, however long ago the job ended."""
     now = now_ms()
-    db.execute("UPDATE callbacks SET since = ?, due = ? WHERE job = ?", (now, now, job_id))
+    db.execute(JOB_ENDED, (now, now, job_id))
 
 
 def due(db: Db, now: Millis, limit: int, skip_hosts: Collection[str]) -> list[DueCallback]:

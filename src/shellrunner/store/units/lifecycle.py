@@ -42,23 +42,35 @@ _DELETE_RESULT: Final = """UPDATE jobs SET stdout_bytes = NULL, stderr_bytes = N
 
 
 def finish(
-    db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head, next_attempt_at: Millis | None = None
+    db: Db,
+    job_id: int,
+    token: str,
+    *,
+    end: End,
+    volume: Volume,
+    head: Head,
+    next_attempt_at: Millis | None = None,
+    now: Millis | None = None,
 ) -> Transitions:
-    """Record the end, with all consequences; return no transition if the job is not running under this token."""
+    """Record the end, with all consequences; return no transition if the job is not running under this token.
+
+    `now`: by the clock of due times, if the end's own times are by another one.
+    """
+    now = end.completed if now is None else now
     if next_attempt_at is not None:
         job = find_locked(db, job_id)
         if job is not None and job.is_held_by(token) and not job.cancelling:
             kept = token if _has_files(end, volume, head) else None
             attempt = (job_id, job.attempt, head.index, head.data, kept, *EndRow.from_end(end, volume))
             db.execute(_ADD_ATTEMPT, attempt)
-            is_due = next_attempt_at <= end.completed
+            is_due = next_attempt_at <= now
             state, due = (State.QUEUED, None) if is_due else (State.WAITING, next_attempt_at)
             check_changed(db.execute(_NEXT_ATTEMPT, (state, due, job_id, token)))
             return [Transition(job_id, job.queue, job.submitter, State.RUNNING, state, due=due)]
-    return _end(db, job_id, token, end=end, volume=volume, head=head)
+    return _end(db, job_id, token, end=end, volume=volume, head=head, now=now)
 
 
-def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head) -> Transitions:
+def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head, now: Millis) -> Transitions:
     statement = END_SPILLED if _has_files(end, volume, head) else END
     found = db.execute(statement, (*EndRow.from_end(end, volume), job_id, token)).fetchall()
     if not found:
@@ -70,7 +82,7 @@ def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Hea
     ended = Transition(
         job_id, queue, submitter, State.RUNNING, State.DONE, size, bool(has_dependents), ending=end.ending
     )
-    return [ended, *dependents.apply_end(db, job_id, end)] if has_dependents else [ended]
+    return [ended, *dependents.apply_end(db, job_id, end, now)] if has_dependents else [ended]
 
 
 def _has_files(end: End, volume: Volume, head: Head) -> bool:

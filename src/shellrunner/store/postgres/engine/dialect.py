@@ -28,6 +28,8 @@ _WANTED: Final = "(SELECT value AS wanted FROM json_each(?)) AS list"
 _IN_ORDER: Final = f"""(SELECT element::bigint AS wanted, place FROM {_ELEMENTS}
     WITH ORDINALITY AS elements (element, place)) AS list"""
 
+_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
 # A parameter that is selected has no column that it takes its type from.
 _TYPED: Final = ", ".join(
     "?::bigint" if "int" in str(kind) else "?::text" for kind in get_type_hints(NewJobRow).values()
@@ -44,6 +46,8 @@ _WHOLE: Final = {
     rows.LISTED: f"{rows.LISTED.replace(_WANTED, _IN_ORDER)} ORDER BY place",
     rows.LISTED_WITHOUT_SPEC: f"{rows.LISTED_WITHOUT_SPEC.replace(_WANTED, _IN_ORDER)} ORDER BY place",
     due_callbacks.DUE: due_callbacks.DUE.replace("SELECT value FROM json_each(?)", f"SELECT {_ELEMENTS}"),
+    # By the clock that all nodes share.
+    due_callbacks.JOB_ENDED: f"UPDATE callbacks SET since = {_NOW}, due = {_NOW} WHERE job = ?",
     # A job that is claimed at once is this node's, whose name the connection has (`connection_thread`).
     admission.ADD: f"""WITH added AS (INSERT INTO jobs ({columns(NewJobRow)}, host)
             SELECT *, CASE WHEN token IS NOT NULL THEN current_setting('shellrunner.node') END
@@ -61,7 +65,10 @@ def _with_searched(row: Parameters) -> Parameters:
     return (*row, search.fold(search.text_of(row[_NAME], row[_COMMAND])))
 
 
-_FURTHER: Final[dict[str, Callable[[Parameters], Parameters]]] = {admission.ADD: _with_searched}
+_FURTHER: Final[dict[str, Callable[[Parameters], Parameters]]] = {
+    admission.ADD: _with_searched,
+    due_callbacks.JOB_ENDED: lambda values: values[2:],
+}
 
 
 class Statement(NamedTuple):

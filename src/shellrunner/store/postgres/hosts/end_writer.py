@@ -28,9 +28,16 @@ class EndWriter:
     """Writes ends, and puts claims back. unrecorded: jobs and claim tokens of ends that are not committed yet."""
 
     def __init__(
-        self, engine: PostgresEngine, listener: CommitListener, journal: ClaimJournal, outputs: OutputEnds
+        self,
+        engine: PostgresEngine,
+        listener: CommitListener,
+        journal: ClaimJournal,
+        outputs: OutputEnds,
+        now: Callable[[], Millis],
     ) -> None:
+        """`now`: by the clock of due times."""
         self._engine, self._listener, self._journal, self._outputs = engine, listener, journal, outputs
+        self._now = now
         self.unrecorded: set[tuple[int, str]] = set()
 
     def finish(
@@ -55,7 +62,7 @@ class EndWriter:
             def unit(db: Db) -> RecordedEnd:
                 stored = volume_as_sent(db, job_id, token, volume) if may_be_less else volume
                 values: dict[str, Any] = {"token": token, "end": end, "volume": stored, "head": head}
-                transitions = lifecycle.finish(db, job_id, **values, next_attempt_at=next_attempt_at)
+                transitions = lifecycle.finish(db, job_id, **values, next_attempt_at=next_attempt_at, now=self._now())
                 if transitions:
                     return RecordedEnd(is_known=True, transitions=transitions)
                 return late_witness.add(db, job_id, **values)

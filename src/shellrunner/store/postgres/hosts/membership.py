@@ -54,7 +54,7 @@ class Membership:
         lost_after: float | None,
     ) -> None:
         """`lease`, `lost_after`: seconds."""
-        self.ends = EndWriter(engine, listener, state.journal, outputs)
+        self.ends = EndWriter(engine, listener, state.journal, outputs, clock.now)
         self._engine, self._listener = engine, listener
         self._lease = HostLease(state.node, engine, clock, lambda: len(waiting), seconds=lease)
         self._reconciler = Reconciler(

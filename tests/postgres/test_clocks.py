@@ -1,0 +1,65 @@
+"""Nodes whose clocks differ from the database's: what is due, and when, goes by the clock that all share."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shellrunner.clock import now_ms
+from shellrunner.model import JobSpec
+from shellrunner.model.spec import Notify
+from shellrunner.store.postgres.node.database_clock import DatabaseClock
+from shellrunner.store.postgres.store import PostgresStore
+from shellrunner.store.units import due_callbacks
+from tests.support.histories import NOTHING, ended
+from tests.support.nodes import Cluster
+
+pytestmark = pytest.mark.timeout(60)
+_TIMEOUT = 20.0
+_AHEAD = 7_200_000  # milliseconds
+
+
+@pytest.fixture
+async def fast(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresStore]:
+    """Yield a node whose clock is two hours ahead of the database's."""
+    monkeypatch.setattr(DatabaseClock, "difference", property(lambda _: _AHEAD))
+    monkeypatch.setattr(due_callbacks, "now_ms", lambda: now_ms() + _AHEAD)
+    async with cluster.node("one") as opened:
+        yield opened
+
+
+async def claimed(store: PostgresStore, spec: JobSpec) -> Any:
+    """Add a job and claim it."""
+    job = await store.add(spec)
+    claim = await asyncio.wait_for(store.claim(1, "t"), _TIMEOUT)
+    assert claim.job_id == job.id
+    return claim
+
+
+async def test_a_retry_keeps_its_delay(fast: PostgresStore) -> None:
+    """However far the clock of the node is ahead that has seen the end."""
+    claim = await claimed(fast, JobSpec(command="true"))
+    completed = now_ms() + _AHEAD
+    end = ended(1, completed=completed)
+    assert await fast.finish(claim.job_id, "t", end, *NOTHING, next_attempt_at=completed + 3_600_000)
+    phase: Any = (await fast.job(claim.job_id)).phase
+    assert (await fast.job(claim.job_id)).state == "waiting"
+    assert abs(phase.due - (now_ms() + 3_600_000)) < 60_000
+
+
+async def test_start_at_holds_for_a_job_that_waited_for_another_one(fast: PostgresStore) -> None:
+    """An end that is later than that by the clock of its node does not start it early."""
+    claim = await claimed(fast, JobSpec(command="true"))
+    at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    follower = await fast.add(JobSpec(command="true", after=(claim.job_id,), start_at=at))
+    assert await fast.finish(claim.job_id, "t", ended(0, completed=now_ms() + _AHEAD), *NOTHING)
+    assert (await fast.job(follower.id)).state == "waiting"
+
+
+async def test_a_callback_is_due_at_the_end(fast: PostgresStore) -> None:
+    """And not hours later, when the clock of the database has come so far."""
+    claim = await claimed(fast, JobSpec(command="true", notify=Notify(url="http://localhost:1/")))
+    assert await fast.finish(claim.job_id, "t", ended(0, completed=now_ms() + _AHEAD), *NOTHING)
+    assert [due.job.id for due in await fast.due_callbacks(10)] == [claim.job_id]
