@@ -15,10 +15,13 @@ from shellrunner.clock import Millis, boot_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node_config import NodeConfig, Peer
 from shellrunner.store.postgres.transaction import advisory
+from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal
 from shellrunner.store.postgres.transaction.situation import Era
+from shellrunner.store.transition import CommitListener, Transitions
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
@@ -103,11 +106,16 @@ class HostLease:
         clock: DatabaseClock,
         count_free: Callable[[], int],
         *,
+        journal: ClaimJournal,
+        listener: CommitListener,
         seconds: float = LEASE,
     ) -> None:
-        """`count_free`: how many keepers of this node wait for a job. `seconds`: how long a lease lasts."""
+        """`count_free`: how many keepers of this node wait for a job. `seconds`: how long a lease lasts.
+
+        `journal`: what was started in this state directory. `listener`: follows that other jobs are lost.
+        """
         self._node, self._engine, self._clock = node, engine, clock
-        self._count_free = count_free
+        self._count_free, self._journal, self._listener = count_free, journal, listener
         self.seconds = seconds
         self._interval = min(INTERVAL, seconds / 7)
         self.rows: Sequence[HostRow] = ()
@@ -135,13 +143,14 @@ class HostLease:
         """Make this node's name this server's, once no other server can have it; then renew it once.
 
         An earlier server that had this state directory, in this boot, is gone, as the directory is locked: it is
-        replaced at once. Any other one, if it does not renew its lease for as long as that lasts.
+        replaced at once. Any other one, if it does not renew its lease for as long as that lasts: what it runs is
+        lost, as this directory says nothing of it.
 
         Raises:
             StoreUnavailable: another server that lives has this name, or the database cannot be used.
         """
         first: Millis | None = None
-        while isinstance(held := await self._engine.write(partial(self._join, is_start=True)), _Held):
+        while (held := await self._take_name(is_start=True)) is not None:
             if first is not None and held.seen != first:
                 raise StoreUnavailable(
                     f"another server that is running is host {self._node.name!r} of this history: "
@@ -162,8 +171,8 @@ class HostLease:
         try:
             renewed = await self._engine.write(self._renew)
             if renewed is None:  # removed, or another server's
-                taken = isinstance(await self._engine.write(partial(self._join, is_start=False)), _Held)
-                renewed = None if taken else await self._engine.write(self._renew)
+                held = await self._take_name(is_start=False)
+                renewed = await self._engine.write(self._renew) if held is None else None
         except StoreUnavailable:
             self._renewed_at = None
             raise
@@ -191,6 +200,15 @@ class HostLease:
         """Follow that this node lives: its row is read soon, if it is a new one."""
         if name != self._node.name and all(peer.name != name for peer in self.peers):
             self._met_another.set()
+
+    async def _take_name(self, *, is_start: bool) -> _Held | None:
+        """Make the name this server's, unless another one holds it."""
+
+        def committed(outcome: tuple[_Held | None, Transitions]) -> None:
+            self._listener.committed(outcome[1])
+
+        held, _ = await self._engine.change(partial(self._join, is_start=is_start), committed)
+        return held
 
     def _lost_name(self) -> None:
         self._renewed_at = None
@@ -232,18 +250,31 @@ class HostLease:
         self._clock.observe(rows[0].seen + rows[0].age, before, boot_ms())
         return _Renewed(was_unreachable, Era(int(epoch), server), answering, rows)
 
-    def _join(self, db: Db, *, is_start: bool) -> _Held | None:
+    def _join(self, db: Db, *, is_start: bool) -> tuple[tuple[_Held | None, Transitions], Transitions]:
         node, values = self._node, self._values()
         # Whatever an earlier server has sent is over when the lock is there, and later it claims no more.
         advisory.lock_node(db, node.name)
         if db.execute(_ADD, (node.name, node.incarnation, *values)).rowcount:
-            return None
+            return (None, []), []
         parameters = (node.boot, node.home, self.seconds, node.name)
         ((is_same_place, has_expired, seen),) = db.execute(_EARLIER, parameters).fetchall()
         if not ((is_same_place and is_start) or has_expired):
-            return _Held(seen)
+            return (_Held(seen), []), []
         db.execute(_REPLACE, (node.incarnation, *values, node.name))
-        return None
+        transitions = [] if is_same_place and is_start else self._lose_others(db)
+        return (None, transitions), transitions
+
+    def _lose_others(self, db: Db) -> Transitions:
+        """End what a server in another state directory has started: by the slots of this one, it never was."""
+        detail = f"another server has taken the name of host {self._node.name} while it ran; its end was not seen"
+        return losing.lose(
+            db,
+            self._node.name,
+            detail,
+            self._clock.now(),
+            MAX_RECORDS,
+            only=lambda job_id, attempt, token: not self._journal.has_started(job_id, attempt, token),
+        )
 
 
 def read(db: Db) -> list[HostRow]:

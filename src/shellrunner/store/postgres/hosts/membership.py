@@ -56,7 +56,15 @@ class Membership:
         """`lease`, `lost_after`: seconds."""
         self.ends = EndWriter(engine, listener, state.journal, outputs, clock.now)
         self._engine, self._listener = engine, listener
-        self._lease = HostLease(state.node, engine, clock, lambda: len(waiting), seconds=lease)
+        self._lease = HostLease(
+            state.node,
+            engine,
+            clock,
+            lambda: len(waiting),
+            journal=state.journal,
+            listener=listener,
+            seconds=lease,
+        )
         self._reconciler = Reconciler(
             engine, state, state.journal, clock, listener, listener.owners, self.ends.unrecorded, lease, waiting.look
         )
