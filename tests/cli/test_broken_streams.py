@@ -38,6 +38,7 @@ SILENT = {
     "serve",
     "worker",
     "migrate",
+    "import",
     "backup",
     "restore",
     "uninstall",
@@ -46,7 +47,7 @@ SILENT = {
 JOB_VERBS = {"attach", "run", "submit", "batch", "again", "wait"}
 HELPED = {"run", "ps", "serve", "attach"}  # one of each kind: it is written in one place
 AS_CANCEL = {"rm", "signal", "pause", "resume", "hold", "release"}  # do one thing with each job, as `cancel` does
-MESSAGES_ONLY = {"cancel", "prune", "queues", "send", "edit", "keepers"}
+MESSAGES_ONLY = {"cancel", "prune", "queues", "send", "edit", "keepers", "drain", "undrain"}
 
 
 def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
@@ -59,7 +60,8 @@ def calls(job: int, directory: Path) -> dict[str, Sequence[Any]]:
         "run": ["echo hi"], "attach": [job], "submit": ["true"], "logs": [job], "wait": ["--json", job], "ps": [],
         "show": [job],
         "cancel": [10**9], "rm": [10**9], "prune": ["--yes", "--filter", "queue=nobody"], "queues": [],
-        "serve": ["--port", "-1"], "worker": [], "migrate": [],
+        "serve": ["--port", "-1"], "worker": [], "migrate": [], "import": [directory],
+        "hosts": [], "drain": ["nobody"], "undrain": ["nobody"],
         "backup": [directory / "backup", "--state-dir", directory],
         "restore": [directory / "none", "--state-dir", directory], "token": ["create", "ci"],
         "install": ["--root", directory / "root", "--dry-run"], "uninstall": ["--user", "--dry-run"], "unit": [],
