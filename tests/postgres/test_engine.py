@@ -211,3 +211,34 @@ async def test_a_connection_waits_for_the_disk_unless_what_it_commits_may_be_los
     finally:
         thread.close()
     assert shown == (setting,)
+
+
+async def test_a_server_that_does_not_answer_is_left_as_often_as_that_is(cluster: Cluster) -> None:
+    """One call uses several connections, as when a batch is run one by one: each is broken after the timeout."""
+    thread = connection_thread.PostgresThread(cluster.url, "test", timeout=0.3)
+
+    def wait_often(connections: connection_thread.PostgresThread) -> int:
+        broken = 0
+        for _ in range(3):
+            with pytest.raises(psycopg.OperationalError):
+                connections.connection.execute("SELECT pg_sleep(60)")
+            broken += 1
+        return broken
+
+    try:
+        assert await asyncio.wait_for(thread.run(wait_often), 20) == 3
+    finally:
+        thread.close()
+
+
+async def test_a_server_that_stops_to_answer_while_it_is_connected_to_is_left(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first statements are not answered: the call fails after the timeout."""
+    monkeypatch.setattr(connection_thread, "_SETTINGS", "SELECT pg_sleep(60)")
+    thread = connection_thread.PostgresThread(cluster.url, "test", timeout=0.3)
+    try:
+        with pytest.raises(psycopg.OperationalError):
+            await asyncio.wait_for(thread.run(lambda connections: connections.connection), 20)
+    finally:
+        thread.close()

@@ -44,16 +44,24 @@ _NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config(
     left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), false)"""
 
 
-def connect(url: str, node: str = "", *, syncs: bool = True, **options: Any) -> Connection:
+def connect(
+    url: str,
+    node: str = "",
+    *,
+    syncs: bool = True,
+    on_open: Callable[[Connection], object] = lambda _: None,
+    **options: Any,
+) -> Connection:
     """Connect in autocommit mode, so that transactions are those that are written here; for this node.
 
-    `syncs`: as in `PostgresThread`.
+    `syncs`: as in `PostgresThread`. `on_open` is called before the first statement, which may get no answer.
 
     Raises:
         psycopg.Error: it could not be connected; what `failures.describe` says of it has no password.
     """
     connection = psycopg.connect(url, autocommit=True, **{**_OPTIONS, **_choice_of_server(url), **options})
     try:
+        on_open(connection)
         adapt(connection)
         connection.execute(_SETTINGS if syncs else _SETTINGS_WITHOUT_SYNC)
         _refuse_replica(connection)
@@ -86,6 +94,7 @@ class PostgresThread:
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
+        self._opening: Connection | None = None  # it has not answered its first statements yet
         self._db: PostgresDb | None = None
         self._retry_at = 0.0
         self._failure: psycopg.Error | None = None
@@ -105,10 +114,12 @@ class PostgresThread:
             if self._failure is not None and time.monotonic() < self._retry_at:
                 raise self._failure
             try:
-                self._connection = connect(self._url, self._node, syncs=self._syncs)
+                self._connection = connect(self._url, self._node, syncs=self._syncs, on_open=self._opened)
             except psycopg.Error as error:
                 self._failure, self._retry_at = error, time.monotonic() + _RECONNECT_DELAY
                 raise
+            finally:
+                self._opening = None
             self._failure, self._db = None, PostgresDb(self._connection)
         return self._connection
 
@@ -151,9 +162,15 @@ class PostgresThread:
     ) -> None:
         """Run the function on the thread, then `done` on the event loop's, with what it raised.
 
-        After the timeout the connection is broken, so that the function fails: the server does not answer.
+        After the timeout the connection is broken, so that what it waits for fails: the server does not answer. So is
+        each further one that it makes, as often as that lasts.
         """
-        watchdog: list[asyncio.TimerHandle] = [self._loop.call_later(self._timeout, self._break)]
+
+        def watch() -> None:
+            self._break()
+            watchdog[0] = self._loop.call_later(self._timeout, watch)
+
+        watchdog: list[asyncio.TimerHandle] = [self._loop.call_later(self._timeout, watch)]
 
         def finished(error: BaseException | None) -> None:
             watchdog[0].cancel()
@@ -174,9 +191,12 @@ class PostgresThread:
         """End the thread after what was called, and close the connection; returns at once."""
         self._calls.put(None)
 
+    def _opened(self, connection: Connection) -> None:
+        self._opening = connection
+
     def _break(self) -> None:
         """Shut the socket down, on the event loop's thread: the thread that waits for it gets an error."""
-        connection = self._connection
+        connection = self._opening or self._connection
         if connection is None:
             return
         with (
