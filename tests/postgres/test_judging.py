@@ -9,6 +9,7 @@ import pytest
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Done, End, Ending, Found, Job, JobSpec, Running, Volume
 from shellrunner.store import Head
+from shellrunner.store.postgres.hosts import judge
 from shellrunner.store.postgres.store import PostgresStore
 from tests.support import nodes
 from tests.support.nodes import Cluster
@@ -106,6 +107,49 @@ async def test_jobs_of_a_host_that_stays_away_are_lost_with_all_consequences(tmp
             assert two.endings["default", Ending.SKIPPED] == 1
             assert sum(queue.running for queue in (await two.queues()).queues) == 0
             assert (await two.size()).jobs == 121
+
+
+AWAY = """INSERT INTO hosts (name, incarnation, boot, home, version, claims, slots, free, seen, unreachable)
+    VALUES ('c', '', '', '', '', true, 0, 0, clock_timestamp() - interval '1 h', clock_timestamp())"""
+
+
+async def test_a_clock_that_was_set_loses_no_job(tmp_path: Path) -> None:
+    """A lease that has expired by the clock of the database alone: the host has the time of one to renew it."""
+    with nodes.cluster(tmp_path, lease=2.0, lost_after=3.0) as cluster:
+        async with cluster.node("b") as store:
+            parts = store._parts.membership
+            job = await claimed(store, "t")
+            async with asyncio.timeout(TIMEOUT):
+                while parts._lease.unbroken < 2.0:
+                    await asyncio.sleep(0.02)
+            cluster.execute("UPDATE jobs SET host = 'c' WHERE id = %s", job.id)
+            cluster.execute(AWAY)
+            await parts._lease.renew(parts._reconciler.follow, lambda: None)
+            await parts._judge.look()
+            assert (await store.job(job.id)).state == "running"
+
+            async def is_lost() -> bool:
+                return (await store.job(job.id)).done
+
+            await eventually(is_lost)
+
+
+async def test_a_host_that_had_no_jobs_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has claimed in its last moment, after its jobs were lost, is lost, too."""
+    monkeypatch.setattr(judge, "_RECHECK_INTERVAL", 0.1)
+    with nodes.cluster(tmp_path, lease=LEASE, lost_after=LEASE) as cluster:
+        async with cluster.node("b") as store:
+            cluster.execute(AWAY)
+            job = await claimed(store, "t")
+            async with asyncio.timeout(TIMEOUT):
+                while "c" not in store._parts.membership._judge._emptied:
+                    await asyncio.sleep(0.02)
+            cluster.execute("UPDATE jobs SET host = 'c' WHERE id = %s", job.id)
+
+            async def is_lost() -> bool:
+                return (await store.job(job.id)).done
+
+            await eventually(is_lost)
 
 
 async def test_a_witness_that_returns_adds_what_it_saw_once(cluster: Cluster) -> None:

@@ -90,6 +90,7 @@ class HostRegistry:
         """
 
         def remove(db: Db) -> tuple[Transitions, Transitions]:
+            advisory.lock_node(db, name)  # a claim of it that is under way is seen
             found = db.execute(_LOCK, (name,)).fetchall()
             if not found:
                 raise NoSuchHost(name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import uniform
 from typing import Any, Final
 
+from shellrunner.clock import boot_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
@@ -25,6 +26,7 @@ from shellrunner.store.transition import CommitListener, Transitions
 _log = logging.getLogger(__name__)
 
 _MAX_INTERVAL: Final = 1.0  # seconds between two looks
+_RECHECK_INTERVAL: Final = 60.0  # seconds between two looks for jobs of a host that has had none
 _EXPIRED: Final = "clock_timestamp() - seen > make_interval(secs => ?)"
 _SERVER_RUNS: Final = "SELECT clock_timestamp() - pg_postmaster_start_time() > make_interval(secs => ?)"
 _JUDGE: Final = f"UPDATE hosts SET unreachable = seen WHERE unreachable IS NULL AND {_EXPIRED} RETURNING name"  # noqa: S608
@@ -46,7 +48,8 @@ class Judge:
     listener: CommitListener
     lost_after: float | None
     on_judged: Callable[[Sequence[int]], Any]
-    _emptied: dict[str, int] = field(default_factory=dict)  # hosts without running jobs, and when they were seen
+    _emptied: dict[str, tuple[int, int]] = field(default_factory=dict)  # hosts without running jobs, and since when
+    _still: dict[str, tuple[int, int]] = field(default_factory=dict)  # when each was seen, and since when that is so
 
     async def run(self) -> None:
         """Judge from time to time, until it is cancelled."""
@@ -60,14 +63,29 @@ class Judge:
         """Judge the hosts whose time is over, by what was read with this node's own lease."""
         if self.lease.unbroken < self.lease.seconds:
             return
+        for row in self.lease.rows:
+            if self._still.get(row.name, (None,))[0] != row.seen:
+                self._still[row.name] = row.seen, boot_ms()
         expired = [row for row in self.lease.rows if self._is_away(row, self.lease.seconds)]
         if any(not row.is_unreachable for row in expired):
             await self.engine.write(self._judge, self._judged)
         if self.lost_after is None:
             return
         for row in expired:
-            if row.is_unreachable and self._is_away(row, self.lost_after) and self._emptied.get(row.name) != row.seen:
+            if row.is_unreachable and self._is_away(row, self.lost_after) and self._may_run_jobs(row):
                 await self._lose_jobs(row)
+
+    def _may_run_jobs(self, row: HostRow) -> bool:
+        """Return whether it is time to look for jobs of a host that has been away for a long time.
+
+        Not before this node itself has seen it stand still for the time of a lease: the clock of the database may
+        have been set. And again from time to time: the host may have claimed something before it was gone for good.
+        """
+        now = boot_ms()
+        if now - self._still[row.name][1] < self.lease.seconds * 1000:
+            return False
+        seen, at = self._emptied.get(row.name, (None, 0))
+        return seen != row.seen or now - at > _RECHECK_INTERVAL * 1000
 
     def _is_away(self, row: HostRow, seconds: float) -> bool:
         return self.clock.now() - row.seen > seconds * 1000
@@ -105,4 +123,4 @@ class Judge:
         while transitions := await self.engine.change(lose, committed):
             _log.warning("jobs of an unreachable host are lost", extra={"host": name, "jobs": len(transitions)})
         if transitions is not None:
-            self._emptied[name] = row.seen
+            self._emptied[name] = row.seen, boot_ms()
