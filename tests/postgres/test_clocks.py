@@ -63,3 +63,15 @@ async def test_a_callback_is_due_at_the_end(fast: PostgresStore) -> None:
     claim = await claimed(fast, JobSpec(command="true", notify=Notify(url="http://localhost:1/")))
     assert await fast.finish(claim.job_id, "t", ended(0, completed=now_ms() + _AHEAD), *NOTHING)
     assert [due.job.id for due in await fast.due_callbacks(10)] == [claim.job_id]
+
+
+async def test_a_callback_is_tried_again_after_its_delay(fast: PostgresStore, cluster: Cluster) -> None:
+    """The sender goes by its node's clock, and the row by that of the database."""
+    claim = await claimed(fast, JobSpec(command="true", notify=Notify(url="http://localhost:1/")))
+    assert await fast.finish(claim.job_id, "t", ended(0, completed=now_ms() + _AHEAD), *NOTHING)
+    retry_at = now_ms() + _AHEAD + 60_000
+    await fast.record_callback_try(claim.job_id, error="refused", retry_at=retry_at)
+    assert cluster.execute("SELECT due FROM callbacks") == [(retry_at - _AHEAD,)]
+    due = await fast.next_callback_at()
+    assert due is not None
+    assert due == retry_at

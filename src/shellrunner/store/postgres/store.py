@@ -412,11 +412,13 @@ class PostgresStore:
         )
 
     async def next_callback_at(self) -> Millis | None:
-        return None if self.held else await self._engine.read(node_jobs.next_callback)
+        due = None if self.held else await self._engine.read(node_jobs.next_callback)
+        return None if due is None else due + self._parts.clock.difference
 
     async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
+        due = None if retry_at is None else retry_at - self._parts.clock.difference
         await self._engine.write(
-            lambda db: due_callbacks.record_try(db, job_id, error, retry_at), self._effects.callback_try_committed
+            lambda db: due_callbacks.record_try(db, job_id, error, due), self._effects.callback_try_committed
         )
 
     def seen_now(self) -> Millis:
