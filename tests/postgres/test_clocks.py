@@ -10,6 +10,7 @@ import pytest
 from shellrunner.clock import now_ms
 from shellrunner.model import JobSpec
 from shellrunner.model.spec import Notify
+from shellrunner.store import Retention
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.store.units import due_callbacks
@@ -75,3 +76,17 @@ async def test_a_callback_is_tried_again_after_its_delay(fast: PostgresStore, cl
     due = await fast.next_callback_at()
     assert due is not None
     assert due == retry_at
+
+
+async def test_a_clock_that_is_set_ahead_removes_nothing(cluster: Cluster) -> None:
+    """No job is too old because of it, while what was seen to pass says otherwise."""
+    async with cluster.node("one") as store:
+        retention = store._parts.retention
+        retention._limits = Retention(days=1)
+        claim = await claimed(store, JobSpec(command="true"))
+        assert await store.finish(claim.job_id, "t", ended(0, completed=now_ms()), *NOTHING)
+        assert await retention.remove_oldest() == 0
+        retention._now = lambda: now_ms() + 60 * 86_400_000
+        assert await retention.remove_oldest() == 0
+        retention._limits = Retention(jobs=0)  # what exceeds another limit goes
+        assert await retention.remove_oldest() == 1

@@ -12,7 +12,7 @@ from contextlib import suppress
 from random import uniform
 from typing import Final, NamedTuple
 
-from shellrunner.clock import Millis
+from shellrunner.clock import Millis, boot_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
@@ -25,6 +25,7 @@ from shellrunner.store.values import HistorySize, Retention
 _log = logging.getLogger(__name__)
 
 _BATCH_SIZE: Final = 100  # jobs that are removed in one commit
+_MAX_JUMP: Final = 3_600_000  # milliseconds by which the clock may be ahead of the time that was seen to pass
 _INTERVAL: Final = 5.0  # seconds between two looks of one node, about
 
 
@@ -49,6 +50,7 @@ class RetentionTask:
         self.removals: Counter[str] = Counter()
         self._limits, self._engine, self._listener = limits, engine, listener
         self._now, self._is_held = now, is_held
+        self._offset: Millis | None = None  # of the clock from the boot clock: the least that was seen
 
     async def size(self) -> HistorySize:
         """Return how much history there is."""
@@ -91,7 +93,12 @@ class RetentionTask:
             _log.info("retention removed jobs", extra={"jobs": removed.reasons.total(), **removed.reasons})
 
     def _oldest_kept(self, now: Millis) -> float:
-        days = self._limits.days
+        days, offset = self._limits.days, now - boot_ms()
+        self._offset = offset if self._offset is None else min(self._offset, offset)
+        if offset - self._offset > _MAX_JUMP:  # until the clock is right again, or the node restarted
+            fields = {"seconds": (offset - self._offset) // 1000, "repeats": "clock of the database"}
+            _log.warning("the clock of the database was set ahead: no job is removed for its age", extra=fields)
+            return 0
         return 0 if days is None else now - days * 86_400_000
 
     def _exceeded(self, size: HistorySize) -> str | None:
