@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from shellrunner.errors import NoSuchJob, OutcomeUnknown, StoreUnavailable
+from shellrunner.errors import InvalidJob, NoSuchJob, OutcomeUnknown, StoreUnavailable
 from shellrunner.model import State
 from shellrunner.store import IdempotencyKey
 from shellrunner.store.db import Db, RowChangedError
@@ -94,6 +94,15 @@ async def test_one_that_fails_costs_the_others_of_its_batch_nothing(store: Postg
     assert not isinstance(first, BaseException)
     assert not isinstance(second, BaseException)
     assert {job.id for job in await store.jobs([first.id, second.id])} == {first.id, second.id}
+
+
+async def test_a_refused_job_leaves_no_key(cluster: Cluster, store: PostgresStore) -> None:
+    """What seals its secrets is written only with the job."""
+    with pytest.raises(InvalidJob):
+        await store.add(SPEC.model_copy(update={"env": {"A": "secret"}, "after": (77,)}))
+    assert cluster.execute("SELECT count(*) FROM job_keys WHERE name != 'idempotency'") == [(0,)]
+    await store.add(SPEC.model_copy(update={"env": {"A": "secret"}}))
+    assert cluster.execute("SELECT count(*) FROM job_keys WHERE name != 'idempotency'") == [(1,)]
 
 
 async def test_a_connection_that_is_lost_in_a_unit_has_done_nothing(store: PostgresStore) -> None:

@@ -56,14 +56,14 @@ class AddJobsItem(ChangeItem):
         keepers = self._take_keepers(db)
         try:
             self._check_room(self._state.situation(db).counts, keepers)
+            owners = [None if keeper is None else SlotOwner(keeper.keeper, keeper.token) for keeper in keepers]
+            added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
         except BaseException:
             self._state.free[:0] = [keeper for keeper in keepers if keeper is not None]
             raise
-        keys = [(new.key.name, new.key.secret) for new in self._jobs if new.key is not None]
-        if keys:
+        # Not before: a unit that refuses has written nothing.
+        if keys := [(new.key.name, new.key.secret) for new in self._jobs if new.key is not None]:
             db.executemany(_ADD_KEY, keys)
-        owners = [None if keeper is None else SlotOwner(keeper.keeper, keeper.token) for keeper in keepers]
-        added, transitions = admission.add(db, list(zip(self._jobs, owners, strict=True)))
         added = self._pair(added, keepers)
         if self._key is not None:
             if added[-1].id - added[0].id != len(added) - 1:  # the key stands for consecutive ids
