@@ -190,7 +190,8 @@ async def test_output_goes_on_after_the_database_was_away(tmp_path: Path) -> Non
                     await one.finish(claim.job_id, claim.token, ended(), *record)
                 await asyncio.to_thread(server.start)
                 assert await recorded(one, claim, record)
-            assert await written.check(await two.output(claim.job_id), thorough=True) == 0
+                output = await sent(two, claim.job_id, sum(recorder.stored))
+            assert await written.check(output, thorough=True) == 0
 
 
 async def test_a_database_that_has_received_less_is_sent_it_again(cluster: Cluster) -> None:
