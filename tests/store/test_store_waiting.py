@@ -262,7 +262,7 @@ async def test_a_callback_becomes_due_with_the_end(tmp_path: Path) -> None:
         assert [due.job.id for due in await store.due_callbacks(10)] == [job.id]
         await store.record_callback_try(job.id, error="no answer", retry_at=99_000_000_000_000)
         assert await store.due_callbacks(10) == []
-        assert await store.next_callback_at() == 99_000_000_000_000
+        assert abs((await store.next_callback_at() or 0) - 99_000_000_000_000) < 1000  # by another clock
     async with opened(tmp_path) as store:
         callback = (await store.job(job.id)).callback
         assert callback is not None
