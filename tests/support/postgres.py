@@ -22,7 +22,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 from urllib.parse import quote
@@ -48,6 +49,16 @@ UNSAFE: Final = {
     "max_wal_senders": "0",
     "max_connections": "200",
 }
+
+
+@cache
+def _starter() -> ThreadPoolExecutor:
+    """Return a thread that lives as long as this process: the parent-death signal is sent when a thread ends."""
+    return ThreadPoolExecutor(1, "postgres-starter")
+
+
+def _popen(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, **options)
 
 
 @cache
@@ -212,15 +223,14 @@ class PostgresServer:
             "timezone": "UTC",
             **self.settings,
         }
-        options = [f"--{name}={value}" for name, value in settings.items()]
-        argv = self._argv("postgres", "-D", str(self.data), *options, before=["setpriv", "--pdeathsig", "QUIT"])
+        given = [f"--{name}={value}" for name, value in settings.items()]
+        argv = self._argv("postgres", "-D", str(self.data), *given, before=["setpriv", "--pdeathsig", "QUIT"])
         with contextlib.suppress(FileNotFoundError):
             (self.data / "postmaster.pid").unlink()  # of a killed one: its pid may be another process by now
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.prefix, *argv], env=_environment(), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
+            run = partial(_popen, [*self.prefix, *argv], env=_environment(), cwd="/", **options)
+            self.process = _starter().submit(run).result()
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(OSError, IndexError):
