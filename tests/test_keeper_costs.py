@@ -153,6 +153,7 @@ _changes = st.dictionaries(st.sampled_from([*(_PLAIN_END.keys() - {"job", "token
 @example({}, set())
 @example({"max_rss_bytes": 4096}, set())
 @example({"max_rss_bytes": 0}, set())
+@example({"max_rss_bytes": ""}, set())
 @settings(max_examples=100, deadline=None)
 def test_an_end_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], missing: set[str]

@@ -101,7 +101,7 @@ class _Layout:
                 if content[name] != value:
                     return None
             optional = [content[name] for name in self._optional]
-            if 0 in optional:  # it would be read as None
+            if 0 in optional or "" in optional:  # it would be read as None
                 return None
             numbers = (*self._get_numbers(content), *(value or 0 for value in optional))
             token: bytes = content["token"].encode()
