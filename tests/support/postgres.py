@@ -230,7 +230,8 @@ class PostgresServer:
         with self.log.open("ab") as log:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
             run = partial(_popen, [*self.prefix, *argv], env=_environment(), cwd="/", **options)
-            self.process = _starter().submit(run).result()
+            # One with an address may belong to the network namespace of the thread that starts it.
+            self.process = run() if self.address else _starter().submit(run).result()
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(OSError, IndexError):
