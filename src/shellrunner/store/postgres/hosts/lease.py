@@ -1,6 +1,6 @@
 """The lease of this node: its row in `hosts`, renewed by the clock of the database, and what the rows of others say.
 
-Owned by the store, which runs it as a task. A node is told apart from an earlier server of the same name by its
+Owned by the store, which runs it as a task. A node differs from an earlier server of the same name by its
 incarnation, which each claim checks (`situation`): of two servers with one name, one claims. Must not know jobs.
 """
 
