@@ -587,6 +587,49 @@ async def test_a_logout_ends_sessions_of_the_token_that_another_process_has_crea
     assert await store.sessions() == []
 
 
+async def test_a_logout_during_a_refresh_ends_what_that_reads(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions of another process that are being read just now are ended by the token, in the store too."""
+    here, there = SessionRegistry(store, clock.millis), SessionRegistry(store, clock.millis)
+    cookie = await there.create(token().hash)
+    read = store.sessions
+
+    async def slow() -> Any:
+        found = await read()
+        here.end_all(token().hash)
+        await here.flush()
+        return found
+
+    monkeypatch.setattr(store, "sessions", slow)
+    await here.refresh()
+    assert await here.find(cookie) is None
+    assert await read() == []
+
+
+async def test_a_session_that_is_created_after_a_logout_stays(
+    store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that could be stored only now: what ends all sessions of the token is written before it."""
+    registry = SessionRegistry(store, clock.millis)
+    before = await registry.create(token().hash)
+    change = store.change_sessions
+
+    async def unavailable(*changes: Any) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(store, "change_sessions", unavailable)
+    registry.end_all(token().hash)
+    with pytest.raises(StoreUnavailable):
+        await registry.flush()
+    monkeypatch.setattr(store, "change_sessions", change)
+    after = await registry.create(token().hash)
+    await registry.flush()
+    other = SessionRegistry(store, clock.millis)
+    assert await other.find(before) is None
+    assert await other.find(after) is not None
+
+
 async def test_a_refresh_leaves_a_session_that_is_just_being_stored(
     store: SqliteStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -594,9 +637,9 @@ async def test_a_refresh_leaves_a_session_that_is_just_being_stored(
     registry = SessionRegistry(store, clock.millis)
     change = store.change_sessions
 
-    async def slow(begun: Any, ended: Any) -> None:
+    async def slow(*changes: Any) -> None:
         await registry.refresh()
-        await change(begun, ended)
+        await change(*changes)
 
     monkeypatch.setattr(store, "change_sessions", slow)
     cookie = await registry.create(token().hash)

@@ -59,4 +59,4 @@ async def test_a_logout_ends_what_another_node_has_begun(nodes: TwoNodes) -> Non
     async def has_ended() -> bool:
         return await watch(nodes.a, cookie) == 401
 
-    await until(has_ended, 50)  # by the sweep, if the node was not known yet
+    await until(has_ended, 50)  # by the sweep, if the notification was lost

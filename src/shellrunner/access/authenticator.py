@@ -172,8 +172,6 @@ class Authenticator:
         if identity.token is not None:
             self._sessions.end_all(identity.token.hash)
             self.on_change()
-            await self._sessions.refresh()  # another process may have created some that are not known here
-            self._sessions.end_all(identity.token.hash)
             await self._sessions.flush()
 
     async def refresh_sessions(self) -> None:

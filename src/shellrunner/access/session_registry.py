@@ -4,6 +4,7 @@ Owned by the authenticator. Sessions are held in memory; the store keeps them fo
 cookie's value, only the SHA-256 is kept. Must not know HTTP or SQL, or what a session allows.
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -27,8 +28,10 @@ class SessionStore(Protocol):
     async def session(self, digest: bytes) -> Session | None:
         """Return the session with this digest, unless it was ended."""
 
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        """Add some and delete others, which are named by their digests, in one commit."""
+    async def change_sessions(
+        self, begun: Sequence[Session], ended: Collection[bytes], ended_tokens: Collection[str] = ()
+    ) -> None:
+        """Delete all of some tokens; then add some, and delete others by their digests: in one commit."""
 
 
 class SessionRegistry:
@@ -40,7 +43,9 @@ class SessionRegistry:
         self._open: dict[bytes, Session] = {}  # the oldest first
         self._ended: set[bytes] = set()  # those that the store may still have
         self._unstored: set[bytes] = set()  # those that the store may not have yet
-        self._ends = 0  # how many were ended
+        self._ended_tokens: dict[str, int] = {}  # the latest end of all of a token's, which the store may not know
+        self._writing = asyncio.Lock()  # an end that is stored late must not end what was created after it
+        self._ends = 0  # how often some were ended, or that was stored
 
     async def load(self) -> None:
         """Read the sessions of earlier processes.
@@ -62,7 +67,8 @@ class SessionRegistry:
         for digest in known - stored.keys():
             self._open.pop(digest, None)
         if ends == self._ends:  # else one of the others may have been ended; they are found when they are used
-            self._open |= {digest: stored[digest] for digest in stored.keys() - self._open.keys() - self._ended}
+            new = stored.keys() - self._open.keys() - self._ended
+            self._open |= {digest: stored[digest] for digest in new if stored[digest].token not in self._ended_tokens}
 
     async def find(self, value: str) -> Session | None:
         """Return the active session whose cookie has this value, or None.
@@ -82,7 +88,7 @@ class SessionRegistry:
         while digest not in self._ended:
             ends = self._ends
             session = await self._store.session(digest)
-            if session is None:
+            if session is None or session.token in self._ended_tokens:
                 return
             if ends == self._ends:  # else it may have been ended, and that stored, while it was read
                 self._open[digest] = session
@@ -124,7 +130,9 @@ class SessionRegistry:
         return 0.0 if session is None else (session.expires - self._clock()) / 1000
 
     def end_all(self, token: str) -> None:
-        """End all sessions of the token with this hash, in memory; `flush` writes that to the store."""
+        """End all sessions of the token with this hash, in memory; `flush` also those that only the store knows."""
+        self._ends += 1
+        self._ended_tokens[token] = self._ends
         self._end(self._digests(token))
 
     def end_all_except(self, tokens: Collection[str]) -> None:
@@ -138,7 +146,7 @@ class SessionRegistry:
         Raises:
             StoreUnavailable: it could not be written; the next change tries again.
         """
-        if self._ended:
+        if self._ended or self._ended_tokens:
             await self._write([])
 
     def _digests(self, token: str) -> list[bytes]:
@@ -151,9 +159,15 @@ class SessionRegistry:
             self._open.pop(digest, None)
 
     async def _write(self, begun: Sequence[Session]) -> None:
-        ended = frozenset(self._ended)
-        await self._store.change_sessions(begun, ended)
-        self._ended -= ended
+        async with self._writing:
+            ended, tokens = frozenset(self._ended), dict(self._ended_tokens)
+            if begun or ended or tokens:  # else the write before has stored it
+                await self._store.change_sessions(begun, ended, tokens)
+            self._ended -= ended
+            for token, end in tokens.items():
+                if self._ended_tokens[token] == end:  # else all have ended once more meanwhile
+                    del self._ended_tokens[token]
+            self._ends += 1  # what was read before this commit may be one of those
 
 
 def _digest(cookie: str) -> bytes | None:

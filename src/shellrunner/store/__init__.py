@@ -424,8 +424,10 @@ class Sessions(Protocol):
     async def session(self, digest: bytes) -> Session | None:
         """Return the session with this digest, unless it was ended; it may have expired."""
 
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        """Begin some sessions and end others, which are named by their digests, in one commit."""
+    async def change_sessions(
+        self, begun: Sequence[Session], ended: Collection[bytes], ended_tokens: Collection[str] = ()
+    ) -> None:
+        """End all sessions of some tokens; then begin some, and end others by their digests: in one commit."""
 
     def watch_sessions(self) -> AbstractContextManager[Subscription]:
         """Subscribe to sessions that another process has begun or ended."""

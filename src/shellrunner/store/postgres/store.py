@@ -435,9 +435,12 @@ class PostgresStore:
     async def session(self, digest: bytes) -> Session | None:
         return await self._engine.read(lambda db: sessions.find(db, digest))
 
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
+    async def change_sessions(
+        self, begun: Sequence[Session], ended: Collection[bytes], ended_tokens: Collection[str] = ()
+    ) -> None:
         await self._engine.write(
-            lambda db: sessions.change(db, begun, ended), lambda _: self._effects.outbox.add_flag(Flag.SESSIONS)
+            lambda db: sessions.change(db, begun, ended, ended_tokens),
+            lambda _: self._effects.outbox.add_flag(Flag.SESSIONS),
         )
 
     def watch_sessions(self) -> AbstractContextManager[Subscription]:

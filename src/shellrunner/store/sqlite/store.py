@@ -429,8 +429,10 @@ class SqliteStore:
     async def session(self, digest: bytes) -> Session | None:
         return await self._engine.read(lambda db: sessions.find(db, digest))
 
-    async def change_sessions(self, begun: Sequence[Session], ended: Collection[bytes]) -> None:
-        await self._engine.write(lambda db: sessions.change(db, begun, ended), frees_space=not begun)
+    async def change_sessions(
+        self, begun: Sequence[Session], ended: Collection[bytes], ended_tokens: Collection[str] = ()
+    ) -> None:
+        await self._engine.write(lambda db: sessions.change(db, begun, ended, ended_tokens), frees_space=not begun)
 
     def watch_sessions(self) -> AbstractContextManager[Subscription]:
         return self._effects.notifications.subscribe(Topic.SESSIONS)  # of which there are none: no process shares it

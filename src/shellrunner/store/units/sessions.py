@@ -27,7 +27,8 @@ def find(db: Db, digest: bytes) -> Session | None:
     return None if row is None else Session(*row)
 
 
-def change(db: Db, begun: Iterable[Session], ended: Iterable[bytes]) -> None:
-    """Begin some sessions and end others."""
+def change(db: Db, begun: Iterable[Session], ended: Iterable[bytes], ended_tokens: Iterable[str]) -> None:
+    """End all sessions of some tokens; then begin some sessions, and end others by their digests."""
+    db.executemany("DELETE FROM sessions WHERE token = ?", [(token,) for token in ended_tokens])
     db.executemany(_ADD, begun)
     db.executemany("DELETE FROM sessions WHERE digest = ?", [(digest,) for digest in ended])
