@@ -88,7 +88,7 @@ from shellrunner.store.query import listing
 from shellrunner.store.query.walk import PlanText
 from shellrunner.store.queues import ALL_QUEUES, DEFAULT_QUEUE, MAX_QUEUES, Line
 from shellrunner.store.transition import Transitions
-from shellrunner.store.units import due_callbacks, lifecycle, queue_limits, queue_pauses, sessions
+from shellrunner.store.units import lifecycle, queue_limits, queue_pauses, sessions
 from shellrunner.store.units.admission import NewJob
 
 
@@ -412,13 +412,14 @@ class PostgresStore:
         )
 
     async def next_callback_at(self) -> Millis | None:
-        due = None if self.held else await self._engine.read(node_jobs.next_callback)
+        due = None if self.held else await self._engine.read(lambda db: node_jobs.next_callback(db, self._node))
         return None if due is None else due + self._parts.clock.difference
 
     async def record_callback_try(self, job_id: int, *, error: str | None, retry_at: Millis | None) -> None:
         due = None if retry_at is None else retry_at - self._parts.clock.difference
         await self._engine.write(
-            lambda db: due_callbacks.record_try(db, job_id, error, due), self._effects.callback_try_committed
+            lambda db: node_jobs.record_callback_try(db, self._node, job_id, error, due),
+            self._effects.callback_try_committed,
         )
 
     def seen_now(self) -> Millis:

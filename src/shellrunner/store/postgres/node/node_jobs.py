@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from shellrunner.clock import Millis
-from shellrunner.model import Claim
+from shellrunner.model import Claim, Delivery
 from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow, columns
 from shellrunner.store.db import Db
@@ -28,8 +28,11 @@ _LEASE_CALLBACKS: Final = """UPDATE callbacks SET leased_by = ?, leased_until = 
         AND (leased_until IS NULL OR leased_until < clock_timestamp() OR leased_by = ?)
         AND host NOT IN (SELECT jsonb_array_elements_text(?::jsonb)) ORDER BY due LIMIT ? FOR UPDATE SKIP LOCKED)
     RETURNING job, tries, since, due"""
+_RELEASE_CALLBACK: Final = """UPDATE callbacks SET leased_by = NULL, leased_until = NULL
+    WHERE job = ? AND leased_by = ?"""
 # One that another node is sending is looked at again when its lease ends, should that node not live any more.
-_NEXT_CALLBACK: Final = """SELECT min(greatest(due, coalesce((extract(epoch FROM leased_until) * 1000)::bigint, 0)))
+_NEXT_CALLBACK: Final = """SELECT min(CASE WHEN leased_by IS NULL OR leased_by = ? THEN due
+        ELSE greatest(due, (extract(epoch FROM leased_until) * 1000)::bigint) END)
     FROM callbacks WHERE due IS NOT NULL"""
 _MARK: Final = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value RETURNING value"
 
@@ -56,9 +59,18 @@ def lease_callbacks(db: Db, node: str, now: Millis, limit: int, skip_hosts: Coll
     return due_callbacks.to_due(db, [row[:3] for row in leased])
 
 
-def next_callback(db: Db) -> Millis | None:
-    """Return when the next callback is to be sent."""
-    ((moment,),) = db.execute(_NEXT_CALLBACK).fetchall()
+def record_callback_try(
+    db: Db, node: str, job_id: int, error: str | None, retry_at: Millis | None
+) -> Delivery | None:
+    """Record a try and return its outcome, None if the job was deleted; any node may make the next one."""
+    outcome = due_callbacks.record_try(db, job_id, error, retry_at)
+    db.execute(_RELEASE_CALLBACK, (job_id, node))
+    return outcome
+
+
+def next_callback(db: Db, node: str) -> Millis | None:
+    """Return when this node is to look for a callback to send."""
+    ((moment,),) = db.execute(_NEXT_CALLBACK, (node,)).fetchall()
     return None if moment is None else int(moment)
 
 
