@@ -14,6 +14,7 @@ import pytest
 from shellrunner.keeper.slot import SlotReader
 from tests.support import measurement
 from tests.support.keepers import ForkServer, Talk, kept
+from tests.support.selected_service import IS_CLUSTER, new_service
 from tests.support.service import Service
 
 # A shell without job control starts background commands with these ignored; what the tests start would inherit that.
@@ -43,13 +44,18 @@ def pytest_sessionfinish() -> None:
         postgres.end_all()
 
 
-def _service_class() -> type[Service]:
-    """Return the kind of service that the tests run against: a single host, or what this variable says."""
-    if os.environ.get("SHELLRUNNER_TEST_STORE") != "cluster":
-        return Service
-    from tests.support.cluster_service import ClusterService  # noqa: PLC0415  needs PostgreSQL
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is about SQLite where the tests run against a cluster."""
+    for item in items if IS_CLUSTER else ():
+        if mark := item.get_closest_marker("sqlite"):
+            item.add_marker(pytest.mark.skip(reason=mark.kwargs.get("reason", "is about SQLite's file")))
 
-    return ClusterService
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the mark `each_process` once for each process that "the server" may be in a cluster."""
+    if IS_CLUSTER and metafunc.definition.get_closest_marker("each_process"):
+        processes = {"node": ("node",), "worker": ("worker",), "both": ("node", "worker")}
+        metafunc.parametrize("down", processes.values(), ids=processes.keys(), indirect=True)
 
 
 @pytest.fixture
@@ -59,7 +65,9 @@ async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     With the mark `real_exec` it is started as a program, not forked from one that was imported before.
     """
     real_exec = request.node.get_closest_marker("real_exec") is not None
-    service = _service_class()(tmp_path / "state", real_exec=real_exec)
+    service = new_service(tmp_path / "state", real_exec=real_exec)
+    if hasattr(request, "param"):
+        service.acts_on = request.param
     try:
         yield service
     finally:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from tests.support.attack import Target, request, running, serving
-from tests.support.service import at_port
+from tests.support.selected_service import at_port
 from tests.support.waiting import WAIT_TIMEOUT, until
 
 try:

@@ -20,7 +20,8 @@ from tests.faults.chaos.jobs import GRACE, KINDS, plan_job
 from tests.faults.chaos.ledger import Ledger
 from tests.faults.chaos.requests import Api
 from tests.faults.filesystems import Need, mounted
-from tests.support.service import Service, at_fixed_port
+from tests.support.selected_service import at_fixed_port
+from tests.support.service import Service
 from tests.support.waiting import until
 
 SETTINGS = {

@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from tests.support.browser_tab import BrowserTab
-from tests.support.service import Service, at_port
+from tests.support.selected_service import at_port
+from tests.support.service import Service
 
 # Collects policy violations and uncaught errors; every test ends with a check that there were none.
 COLLECT_ERRORS = """

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 import pytest
 import pytest_asyncio
 
-from tests.support.service import Service, at_port
+from tests.support.selected_service import at_port
+from tests.support.service import Service
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

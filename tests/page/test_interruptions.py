@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.service import Service, at_fixed_port
+from tests.support.selected_service import at_fixed_port
+from tests.support.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

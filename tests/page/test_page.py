@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shellrunner.model import Ending
-from tests.support.service import Service, at_fixed_port
+from tests.support.selected_service import at_fixed_port
+from tests.support.service import Service
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from shellrunner.config import Settings
 from tests.support.browser_tab import BrowserTab
-from tests.support.service import at_fixed_port
+from tests.support.selected_service import at_fixed_port
 from tests.support.tokens import hash_of, secret_of
 
 pytestmark = [

@@ -14,6 +14,7 @@ import pytest
 
 from shellrunner.config.token_hash import create_secret, hash_secret
 from shellrunner.web.http.problems import SECURITY_HEADERS
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until
 
@@ -260,7 +261,7 @@ async def running(directory: Path, *, tokens: bool = False, **settings: Any) -> 
                 for scopes, token in EACH_SCOPE.items()
             ]
         )
-    service = Service(directory / "state", **settings)
+    service = new_service(directory / "state", **settings)
     if "SERVER__LISTEN" in settings:
         service.program = [sys.executable, "-m", "shellrunner", "serve"]  # without a port of its own
     try:

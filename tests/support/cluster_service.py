@@ -8,14 +8,16 @@ import asyncio
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from shellrunner.store.postgres import schema
 from tests.support import postgres
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until, within
 
-_KNOW_EACH_OTHER = "SELECT count(*) >= %s AND min(seen) > max(joined) FROM hosts"
+BOTH: Final = ("node", "worker")
+
+_KNOW_EACH_OTHER = "SELECT count(*) >= ? AND min(seen) > max(joined) FROM hosts"
 
 
 class Worker(Service):
@@ -41,7 +43,10 @@ class Worker(Service):
 
 
 class ClusterService(Service):
-    """Both of them. What is done to the process is done to both."""
+    """Both of them. What is done to "the server" is done to both, or only to those that `acts_on` names.
+
+    Settings are those of both.
+    """
 
     def __init__(
         self,
@@ -60,42 +65,64 @@ class ClusterService(Service):
             self.database = server.create_database()
             schema.migrate(server.url(self.database))
         self.settings |= {"STORE__URL": self.server.url(self.database), "WORKER__NAME": "node"}
-        self.program += ["--no-worker"]
+        self.acts_on = BOTH
         self.worker = Worker(state_dir)
+        self.worker.real_exec = real_exec
         self.node_dir = state_dir.with_name(f"{state_dir.name}-of-node")
+        self._launched_with: dict[str, object] = {}
 
     async def start(self, **settings: object) -> Self:
-        """Start both; wait until the node listens and they know each other."""
+        """Start what does not run; with other settings, both. Wait until it listens and they know each other."""
+        if self._launched_with != self.settings | settings:
+            services: tuple[Service, ...] = (self, self.worker)
+            for each in filter(_runs, services):
+                each.process.terminate()
+                await within(each.process.wait(), what="what runs with other settings has ended")
         await super().start(**settings)
         await self.acquainted(2)
         return self
+
+    @property
+    def runner(self) -> Service:
+        """The worker."""
+        return self.worker
 
     async def acquainted(self, count: int) -> None:
         """Wait until so many nodes know each other: each reads their rows whenever it renews its own."""
         await until(lambda: self.execute(_KNOW_EACH_OTHER, count) == [(True,)], what="they know each other")
 
     def execute(self, statement: str, *values: object) -> list[Any]:
-        """Execute one statement in the database."""
-        return self.server.execute(statement, *values, database=self.database)
+        """Execute one statement in the database, with `?` for each value."""
+        return self.server.execute(statement.replace("?", "%s"), *values, database=self.database)
 
     async def launch(self) -> None:
+        self._launched_with = dict(self.settings)
         self.worker.settings = self.settings | {"WORKER__NAME": "worker"}
         self.worker.environment, self.worker.umask = self.environment, self.umask
         self.worker.log = self.log
-        await self.worker.start()
-        self.url = ""
-        self.process = await self.create_process(self.program, self.node_dir)
-        self._reader = asyncio.create_task(self._read_log(self.process.stderr))
+        if not _runs(self.worker):
+            await self.worker.start()
+        if not _runs(self):
+            self.url = ""
+            self.process = await self.create_process([*self.program, "--no-worker"], self.node_dir)
+            self._reader = asyncio.create_task(self._read_log(self.process.stderr))
 
     async def kill(self) -> None:
-        await asyncio.gather(super().kill(), self.worker.kill())
+        parts = {"node": super().kill, "worker": self.worker.kill}
+        await asyncio.gather(*(parts[each]() for each in self.acts_on))
 
-    async def stop(self, seconds: float = WAIT_TIMEOUT) -> int:
-        self.worker.process.terminate()
-        status = await super().stop(seconds)
-        return await self.worker.ended(seconds) or status
+    def terminate(self) -> None:
+        parts = {"node": super().terminate, "worker": self.worker.terminate}
+        for each in self.acts_on:
+            parts[each]()
+
+    async def ended(self, seconds: float = WAIT_TIMEOUT) -> int:
+        """Wait until they have ended by themselves; return the exit status of one that failed, or 0."""
+        parts = {"node": super().ended, "worker": self.worker.ended}
+        return max(await asyncio.gather(*(parts[each](seconds) for each in self.acts_on)), key=abs)
 
     async def clear_away(self) -> None:
+        self.acts_on = BOTH
         if hasattr(self.worker, "process"):
             with contextlib.suppress(ProcessLookupError):
                 self.worker.process.kill()
@@ -103,3 +130,7 @@ class ClusterService(Service):
         await self.worker.session.close()
         await super().clear_away()
         self.server.drop_database(self.database)
+
+
+def _runs(service: Service) -> bool:
+    return hasattr(service, "process") and service.process.returncode is None

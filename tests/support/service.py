@@ -7,10 +7,9 @@ import json
 import logging
 import os
 import signal
-import socket
+import sqlite3
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -47,6 +46,7 @@ class Service:
         self.program = [sys.executable, "-m", "shellrunner", "serve", "--port", "0"]
         self.passed: Sequence[int] = ()  # descriptors that the program inherits
         self.umask = -1  # as ours
+        self.acts_on: Sequence[str] = ("server",)  # of a cluster: the processes that are killed and started again
         self.process: prefork.PipedProcess
         self.url = ""
         self.log: list[dict[str, Any]] = []
@@ -61,7 +61,7 @@ class Service:
         await self.launch()
         await until(lambda: self.url or self.process.returncode is not None, what="it listens")
         if not self.url:
-            await self.ended()  # its last line says why
+            await self._process_ended()  # its last line says why
         assert self.url, f"it did not start: {self.log[-5:]}"
         return self
 
@@ -98,15 +98,22 @@ class Service:
         """End the server abruptly: kill -9."""
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             self.process.kill()
-        await self.ended()
+        await self._process_ended()
 
     async def stop(self, seconds: float = WAIT_TIMEOUT) -> int:
         """End the server as systemd does: SIGTERM; return its exit status."""
-        self.process.terminate()
+        self.terminate()
         return await self.ended(seconds)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, and wait for nothing."""
+        self.process.terminate()
 
     async def ended(self, seconds: float = WAIT_TIMEOUT) -> int:
         """Wait until the server has ended by itself and its log was read; return its exit status."""
+        return await self._process_ended(seconds)
+
+    async def _process_ended(self, seconds: float = WAIT_TIMEOUT) -> int:
         status = await within(self.process.wait(), seconds, what=self._describe_end)
         await within(self._reader, what=lambda: f"the log of the server (pid {self.process.pid}) was read")
         return status
@@ -114,6 +121,16 @@ class Service:
     def _describe_end(self) -> str:
         pid, pipe = self.process.pid, prefork.pipe_transport(self.process, 2)
         return f"the server (pid {pid}) has ended: {describe(pid)}; its standard error is {pipe}; log {self.log[-3:]}"
+
+    @property
+    def runner(self) -> "Service":
+        """The server that runs jobs, and whose the state directory is."""
+        return self
+
+    def execute(self, statement: str, *values: object) -> list[Any]:
+        """Execute one statement in the history, with `?` for each value; return its rows."""
+        with contextlib.closing(sqlite3.connect(self.state_dir / "history.db")) as db, db:
+            return db.execute(statement, values).fetchall()
 
     async def restart(self) -> None:
         """Kill it, start it again."""
@@ -291,23 +308,3 @@ class _Listening(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg == "listening" and not self._future.done():
             self._future.set_result(record.__dict__["urls"])
-
-
-@asynccontextmanager
-async def at_port(state_dir: Path, port: int, **settings: object) -> AsyncIterator[Service]:
-    """Run a service at a port of one's choice (0: any)."""
-    service = Service(state_dir)
-    service.program = [sys.executable, "-m", "shellrunner", "serve", "--port", str(port)]
-    await service.start(**settings)
-    try:
-        yield service
-    finally:
-        await service.clear_away()
-
-
-def at_fixed_port(state_dir: Path, **settings: object) -> AbstractAsyncContextManager[Service]:
-    """Run a service that comes back at the same address when it is killed and started again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return at_port(state_dir, port, **settings)
