@@ -284,7 +284,10 @@ DATABASES = {"aiosqlite", "sqlite3", "psycopg", "pgqueuer"}
 NETWORK = {"aiohttp", "socket", "http"}
 PROCESSES = {"subprocess", "signal", "multiprocessing"}
 # What one module may import all the same: it breaks a connection that does not answer.
-ALLOWED_IMPORTS = {"shellrunner.store.postgres.engine.connection_thread": {"socket"}}
+ALLOWED_IMPORTS = {
+    "shellrunner.access.session_registry": {"asyncio"},  # a lock, so that ends are stored in their order
+    "shellrunner.store.postgres.engine.connection_thread": {"socket"},
+}
 # What a package must not import: each package has a row, even if it is empty.
 FORBIDDEN_IMPORTS: dict[str, set[str]] = {
     "__init__": NETWORK | DATABASES | PROCESSES | {"asyncio", "click", "pydantic"},
