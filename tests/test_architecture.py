@@ -283,10 +283,10 @@ PUBLIC_KEEPER_MODULES = {
 DATABASES = {"aiosqlite", "sqlite3", "psycopg", "pgqueuer"}
 NETWORK = {"aiohttp", "socket", "http"}
 PROCESSES = {"subprocess", "signal", "multiprocessing"}
-# What one module may import all the same: it breaks a connection that does not answer.
+# What one module may import all the same.
 ALLOWED_IMPORTS = {
     "shellrunner.access.session_registry": {"asyncio"},  # a lock, so that ends are stored in their order
-    "shellrunner.store.postgres.engine.connection_thread": {"socket"},
+    "shellrunner.store.postgres.engine.connection_thread": {"socket"},  # to break a connection that does not answer
 }
 # What a package must not import: each package has a row, even if it is empty.
 FORBIDDEN_IMPORTS: dict[str, set[str]] = {
