@@ -13,6 +13,7 @@ import pytest
 
 from shellrunner.errors import ConfigError
 from shellrunner.service.audit_file import MAX_WAITING, AuditFile
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.users import ORDINARY
 from tests.support.waiting import until
@@ -214,7 +215,7 @@ async def test_what_waits_for_the_disk_is_bounded(
 @pytest.fixture
 async def service(tmp_path: Path, path: Path) -> AsyncIterator[Service]:
     """Yield a service with an audit file, not started yet."""
-    made = Service(tmp_path / "state", AUDIT__FILE=path)
+    made = new_service(tmp_path / "state", AUDIT__FILE=path)
     yield made
     await made.clear_away()
 

@@ -28,6 +28,7 @@ from shellrunner.store import DueCallback
 from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.wire import json_codec
 from tests.support.histories import NOTHING, SPEC, ended, opened
+from tests.support.selected_service import new_service
 from tests.support.service import InProcess, Service
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.waiting import until
@@ -488,7 +489,7 @@ def allowed(*hosts: Any) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def serving(path: Any, *hosts: Any) -> AsyncIterator[Any]:
     """Yield a service that may call these hosts; it must ignore a proxy in its environment."""
-    service = Service(path, **allowed(*hosts))
+    service = new_service(path, **allowed(*hosts))
     service.environment = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     try:
         yield await service.start()

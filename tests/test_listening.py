@@ -26,6 +26,7 @@ from shellrunner.service.network.binding import bound_listeners
 from shellrunner.service.network.listening import listening
 from shellrunner.service.network.tls import Certificate
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits, Connections
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.tokens import hash_of
 from tests.support.waiting import WAIT_TIMEOUT, until
@@ -39,7 +40,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Any]:
     made = []
 
     def make(name: str = "state", **settings: Any) -> Any:
-        service = Service(tmp_path / name, **settings)
+        service = new_service(tmp_path / name, **settings)
         service.program = SERVE
         made.append(service)
         return service

@@ -17,6 +17,7 @@ from shellrunner.service.health import Health
 from shellrunner.store import Retention
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.systemd.notify import Notifier
+from tests.support.selected_service import new_service
 from tests.support.service import InProcess, Service
 from tests.support.waiting import WAIT_TIMEOUT, until
 
@@ -172,7 +173,7 @@ async def test_everything_it_keeps_is_for_its_user_only(service: Service) -> Non
 
 async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
     """At level debug, neither a variable's value nor standard input is in any line; the job's id is."""
-    service = Service(tmp_path / "state", LOG__LEVEL="debug")
+    service = new_service(tmp_path / "state", LOG__LEVEL="debug")
     await service.start()
     job = await service.submit("cat; echo $TOKEN", env={"TOKEN": "s3cret-env"}, stdin="s3cret-stdin")
     await service.result(job)
@@ -184,11 +185,11 @@ async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
 
 async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     """With on_stop=drain a second SIGTERM stops at once; running jobs continue until the next start."""
-    service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
+    service = new_service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
     await service.start()
     job = await service.submit(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
     await service.running(job)
-    service.process.terminate()
+    service.terminate()
     await until(lambda: any(line["event"] == "waiting for running jobs" for line in service.log))
     assert await service.stop() == 0
     await service.start()

@@ -10,6 +10,7 @@ import pytest
 
 from shellrunner.config import AuthSettings, load
 from shellrunner.service.startup_warnings import root_warnings, shared_user_warnings, store_warnings
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.tokens import hash_of
 
@@ -17,7 +18,7 @@ from tests.support.tokens import hash_of
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
     """Yield a service that has not been started yet."""
-    made = Service(tmp_path / "state")
+    made = new_service(tmp_path / "state")
     yield made
     await made.clear_away()
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from benchmarks.process_tree import children
 
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.tokens import hash_of, secret_of
 from tests.support.waiting import until
@@ -79,7 +80,7 @@ def guard_runs(script: int) -> bool:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bound(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bound]:
     directory = tmp_path_factory.mktemp("bound")
-    service = Service(directory / "state", AUTH__TOKENS=json.dumps(TOKENS), JOBS__CWD=directory)
+    service = new_service(directory / "state", AUTH__TOKENS=json.dumps(TOKENS), JOBS__CWD=directory)
     await service.start()
     try:
         yield Bound(service, directory)

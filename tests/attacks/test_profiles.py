@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 
 pytestmark = [
@@ -42,7 +43,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     (place / "outside").write_text("as it was")
     untrusted = {"writable_paths": [str(work)], "hidden_paths": [str(work / "inner/secret"), "/root"]}
     profiles = {"untrusted": untrusted, "named": {**untrusted, "system_calls": USUAL_CALLS}}
-    service = Service(
+    service = new_service(
         place / "state",
         SERVER__LISTEN=json.dumps(["127.0.0.1:0", "[::1]:0", f"unix:{place}/entry/socket"]),
         PROFILES=json.dumps(profiles),

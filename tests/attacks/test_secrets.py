@@ -9,12 +9,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shellrunner.backup.creation import back_up
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.waiting import until
 
@@ -33,7 +35,7 @@ FORMS = (
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
     """Yield a service that logs all it can."""
-    service = Service(tmp_path / "state", LOG__LEVEL="debug", SUPERVISOR__MAX_RUNNING=3)
+    service = new_service(tmp_path / "state", LOG__LEVEL="debug", SUPERVISOR__MAX_RUNNING=3)
     await service.start()
     try:
         yield service
@@ -43,7 +45,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def places(service: Service) -> Iterator[str]:
     """Yield each file with the canary, in the state directory and each line of the log."""
-    for path in service.state_dir.rglob("*"):
+    for path in chain(*(each.rglob("*") for each in service.directories)):
         if path.is_file() and any(form in path.read_bytes() for form in FORMS):
             yield str(path)
     yield from (str(line) for line in service.log if CANARY in json.dumps(line))
@@ -128,7 +130,7 @@ async def test_a3_an_idempotency_key_keeps_no_hash_of_a_short_secret(service: Se
     for body in spellings[:1] * 2:
         assert (await service.ask("POST", "/api/jobs", data=body, headers=headers))[0] == 202
     digests = [form for each in map(hashlib.sha256, spellings) for form in (each.digest(), each.hexdigest().encode())]
-    for path in service.state_dir.rglob("*"):
+    for path in chain(*(each.rglob("*") for each in service.directories)):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(digest in content for digest in digests), path
 

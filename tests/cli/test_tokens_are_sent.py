@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import Typist
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.tokens import hash_of, secret_of
 
@@ -18,7 +19,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Service]:
     scopes = {"reader": ["read"], "runner": ["read", "run"], "other": ["read", "run"]}
     config.write_text("".join(map(token, scopes, scopes.values())))
     config.chmod(0o600)
-    service = Service(tmp_path / "state")
+    service = new_service(tmp_path / "state")
     service.program += ["--config", str(config)]
     await service.start()
     try:

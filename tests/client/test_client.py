@@ -26,6 +26,7 @@ from shellrunner.client import (
 )
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import WAIT_TIMEOUT, until
@@ -294,7 +295,7 @@ async def test_a_token_comes_with_every_request_and_with_no_other_server(wire: T
 
 async def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> None:
     """Requests work over a Unix socket, with `localhost` as Host."""
-    service = Service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
+    service = new_service(tmp_path / "state", SERVER__LISTEN=f"unix:{tmp_path}/s.sock")
     service.program = service.program[:-2]  # --port would go before it
     await service.start()
     try:

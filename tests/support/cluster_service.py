@@ -7,6 +7,7 @@ state directory, with its keepers, is the worker's.
 import asyncio
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -81,6 +82,11 @@ class ClusterService(Service):
         await super().start(**settings)
         await self.acquainted(2)
         return self
+
+    @property
+    def directories(self) -> Sequence[Path]:
+        """Those of both."""
+        return [self.state_dir, self.node_dir]
 
     @property
     def runner(self) -> Service:

@@ -123,6 +123,11 @@ class Service:
         return f"the server (pid {pid}) has ended: {describe(pid)}; its standard error is {pipe}; log {self.log[-3:]}"
 
     @property
+    def directories(self) -> Sequence[Path]:
+        """Every state directory."""
+        return [self.state_dir]
+
+    @property
     def runner(self) -> "Service":
         """The server that runs jobs, and whose the state directory is."""
         return self
