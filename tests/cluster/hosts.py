@@ -20,8 +20,9 @@ from tests.cluster import network
 from tests.cluster.network import HUB, Cable
 from tests.faults.chaos.injection import Processes
 from tests.support import postgres
+from tests.support.clocks import ServerClock
 from tests.support.histories import migrate
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import SUPERUSER, PostgresServer
 from tests.support.processes import children, lives
 from tests.support.service import Service
 from tests.support.tokens import hash_of, secret_of
@@ -44,7 +45,9 @@ class Host:
         self.service = Service(state_dir, real_exec=cable is not None, WORKER__NAME=name, **settings)
         self.service.session.headers["Authorization"] = f"Bearer {secret_of(ADMIN)}"
         prefix = cable.host.prefix if cable else []
-        self.service.program = [*prefix, sys.executable, "-m", "shellrunner", verb]
+        self.clock = ServerClock(state_dir.parent, self.service, name) if cable else None  # a program of its own
+        module = "tests.support.clocked_server" if cable else "shellrunner"
+        self.service.program = [*prefix, sys.executable, "-m", module, verb]
         self.address = ""
         if verb == "serve":
             self.address = f"{cable.address}:{_PORT}" if cable else f"127.0.0.1:{_free_port()}"
@@ -121,6 +124,7 @@ class Cluster:
 
     database: PostgresServer
     name: str  # of the database
+    replica: PostgresServer | None = None
     hosts: dict[str, Host] = field(default_factory=dict)
 
     @property
@@ -132,6 +136,13 @@ class Cluster:
     def workers(self) -> list[Host]:
         """Return those that only run jobs."""
         return [host for host in self.hosts.values() if host.verb == "worker"]
+
+    @property
+    def url(self) -> str:
+        """Return the address of the database, with that of its standby."""
+        both = [self.database] + ([self.replica] if self.replica else [])
+        places = ",".join(f"{each.address}:{each.port}" for each in both)
+        return f"postgresql://{SUPERUSER}:{self.database.password}@{places}/{self.name}"
 
     def execute(self, statement: str, *values: object) -> list[Any]:
         """Execute one statement in the database of the cluster."""
@@ -146,9 +157,13 @@ async def cluster(
     workers: Sequence[str] = (),
     namespaces: bool = False,
     database: Mapping[str, str] = _DATABASE,
+    replica: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Cluster]:
-    """Run a cluster of these hosts; `settings` are environment variables of every server without their prefix."""
+    """Run a cluster of these hosts; `settings` are environment variables of every server without their prefix.
+
+    With a `replica` the database has a standby, which the servers know.
+    """
     names = [*apis, *workers]
     with contextlib.ExitStack() as stack:
         cables: dict[str, Cable] = stack.enter_context(network.connected(names)) if namespaces else {}
@@ -156,8 +171,11 @@ async def cluster(
         stack.callback(server.end)
         made = Cluster(server.start(), server.create_database())
         migrate(server.url(made.name))
+        if replica:
+            made.replica = server.replica(listen=server.address)
+            stack.callback(made.replica.end)
         shared: dict[str, object] = {
-            "STORE__URL": server.url(made.name, tcp=True),
+            "STORE__URL": made.url,
             "AUTH__TOKENS": json.dumps([{"name": ADMIN, "hash": hash_of(ADMIN), "scopes": ["read", "run", "admin"]}]),
         } | dict(settings or {})
         try:

@@ -16,6 +16,7 @@ from typing import Final
 
 from tests.cluster.hosts import Cluster, Host
 from tests.faults.chaos.injection import Processes, parent
+from tests.support.clocks import DAY
 
 PAUSE: Final = (0.2, 1.2)  # seconds between two faults
 _MAX_OUTAGE: Final = 4.0  # seconds for which the database is away: clients do not wait for ever
@@ -24,9 +25,11 @@ _MAX_OUTAGE: Final = 4.0  # seconds for which the database is away: clients do n
 _SPARING: Final = {
     "kill server": 4, "stop server": 2, "restart server": 2, "stop keeper": 3, "freeze host": 2, "cut cable": 3,
     "kill database": 1, "stop database": 1, "restart database": 1, "freeze database": 1, "cut connections": 1,
+    "set clock": 3,
 }  # fmt: skip
 _ALL: Final = _SPARING | {"kill host": 2, "kill keeper": 4, "kill keeper and server": 1}
-_CABLES: Final = {"cut cable"}
+_IN_NAMESPACES: Final = {"cut cable", "set clock"}
+_CLOCKS: Final = (-60 * DAY, -DAY, -600, -3, 0, 0, 3, 600, DAY, 60 * DAY)  # seconds that a node's clock is off
 
 
 class ClusterInjection:
@@ -40,7 +43,7 @@ class ClusterInjection:
         self._chance = random.Random(f"{seed} cluster faults {sparing}")
         faults = dict(_SPARING if sparing else _ALL)
         if not all(host.cable for host in cluster.hosts.values()):
-            faults = {name: weight for name, weight in faults.items() if name not in _CABLES}
+            faults = {name: weight for name, weight in faults.items() if name not in _IN_NAMESPACES}
         self._faults = faults
         self._verbs: dict[str, Callable[[Host], Awaitable[None]]] = {
             "kill server": self._kill_server,
@@ -52,6 +55,7 @@ class ClusterInjection:
             "freeze host": self._freeze_host,
             "kill host": self._kill_host,
             "cut cable": self._cut_cable,
+            "set clock": self._set_clock,
             "kill database": lambda _: self._end_database("kill"),
             "stop database": lambda _: self._end_database("immediate"),
             "restart database": lambda _: self._end_database("fast"),
@@ -160,6 +164,11 @@ class ClusterInjection:
             await self._wait()
         finally:
             host.cable.heal()
+
+    async def _set_clock(self, host: Host) -> None:
+        """Set the wall clock of its server; it stays so until it is set again."""
+        assert host.clock is not None
+        host.clock.set(self._chance.choice(_CLOCKS))
 
     def _announce(self, letter: str, host: Host) -> None:
         """Write into the ledger that the commands on a host are about to be killed or stopped."""

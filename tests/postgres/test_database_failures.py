@@ -170,6 +170,34 @@ async def test_nobody_claims_at_another_server_for_the_time_of_a_lease(tmp_path:
             assert waited
 
 
+async def test_a_node_without_a_journal_gives_no_id_again_at_another_server(tmp_path: Path) -> None:
+    """Jobs are refused until some node has followed the change, and ids continue far above those that were given."""
+    with postgres.server() as server, database(tmp_path, server) as cluster:
+        async with cluster.node("a", claims=False) as one:
+            forgotten = await one.add(SPEC)
+            cluster.execute("DELETE FROM jobs")
+            cluster.execute("SELECT setval('jobs_id_seq', ?, false)".replace("?", str(forgotten.id)))
+
+            async def refused() -> bool:
+                cluster.execute("UPDATE meta SET value = 'another/00000001' WHERE key = 'server'")
+                try:
+                    await one.add(SPEC)
+                except StoreUnavailable as error:
+                    return "another PostgreSQL server" in str(error)
+                return False  # the node has followed it between the two statements
+
+            await until(refused, TIMEOUT)
+
+            async def accepted() -> int | None:
+                try:
+                    return (await one.add(SPEC)).id
+                except StoreUnavailable:
+                    return None
+
+            assert await until(accepted, TIMEOUT) > forgotten.id + 1_000_000
+            assert (await one.add(SPEC)).id == (await one.add(SPEC)).id - 1
+
+
 async def test_a_server_that_takes_no_writes_any_more_is_left(tmp_path: Path) -> None:
     """The connection is given up, so that another server can be found; when it takes writes again, they go on."""
     with postgres.server() as server, database(tmp_path, server) as cluster:

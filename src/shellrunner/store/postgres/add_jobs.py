@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from shellrunner.clock import Millis
+from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, Job
 from shellrunner.store.components.queue_counts import Places, QueueCounts
 from shellrunner.store.db import Db
@@ -24,6 +25,7 @@ from shellrunner.store.units.admission import NewJob
 from shellrunner.store.values import IdempotencyKey, JobEdit
 
 _ADD_KEY: Final = "INSERT INTO job_keys (name, key) VALUES (?, ?)"
+_OTHER_SERVER: Final = "another PostgreSQL server has taken over; jobs are accepted once this node has followed that"
 _NOTHING: Final = Places()
 
 
@@ -53,6 +55,8 @@ class AddJobsItem(ChangeItem):
             known = idempotency_keys.find(db, self._key, self._now(), len(self._jobs))
             if known:
                 return known, []
+        if self._state.situation(db).is_other_server:
+            raise StoreUnavailable(_OTHER_SERVER)
         keepers = self._take_keepers(db)
         try:
             self._check_room(self._state.situation(db).counts, keepers)

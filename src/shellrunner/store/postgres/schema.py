@@ -212,7 +212,7 @@ CREATE TABLE commands (
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05);
 CREATE FUNCTION read_situation(node text, claims boolean, is_exclusive boolean,
     OUT totals json, OUT paused json, OUT limits json, OUT held text, OUT epoch text, OUT draining boolean,
-    OUT incarnation text, OUT server text, OUT is_held_off boolean)
+    OUT incarnation text, OUT server text, OUT is_other_server boolean, OUT is_held_off boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Each statement sees what was committed before it began, so the locks come first.
@@ -232,10 +232,9 @@ BEGIN
         (SELECT value FROM meta WHERE key = 'held'),
         (SELECT value FROM meta WHERE key = 'epoch'),
         (SELECT value FROM meta WHERE key = 'server'),
+        (SELECT value FROM meta WHERE key = 'server') != coalesce(current_setting('shellrunner.server', true), ''),
         (SELECT value::bigint FROM meta WHERE key = 'claims_after') > extract(epoch FROM clock_timestamp()) * 1000
-            OR (SELECT value FROM meta WHERE key = 'server')
-                != coalesce(current_setting('shellrunner.server', true), '')
-        INTO totals, paused, limits, held, epoch, server, is_held_off;
+        INTO totals, paused, limits, held, epoch, server, is_other_server, is_held_off;
     SELECT hosts.draining, hosts.incarnation FROM hosts WHERE hosts.name = node INTO draining, incarnation;
 END $$;
 CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -18,20 +18,18 @@ from shellrunner.store.postgres import schema
 from shellrunner.store.postgres.engine import failures
 from shellrunner.store.postgres.engine.connection_thread import connect
 from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
+from shellrunner.store.postgres.hosts.reconciler import skip_ids
 from shellrunner.store.postgres.transaction import advisory, tallies
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle, queue_pauses
 
 _NODE: Final = ""  # under which this counts what it changes; no node has this name
 _BATCH_SIZE: Final = 200
-_ID_GAP: Final = 1_000_000  # ids that are left out, as some of them may have been given
 _REASON: Final = "the database was restored from a backup"
 _DETAIL: Final = f"{_REASON} while it ran; how it ended is not known"
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _RAISE_EPOCH: Final = """UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'epoch'
     RETURNING value::bigint"""
-_SKIP_IDS: Final = """SELECT setval(pg_get_serial_sequence('jobs', 'id'),
-    nextval(pg_get_serial_sequence('jobs', 'id')) + ?)"""
 _RUNNING: Final = """SELECT id, token FROM jobs WHERE state = 'running' AND id > ? ORDER BY id LIMIT ? FOR UPDATE"""
 _UPDATE_HOSTS: Final = 'SELECT pg_notify(\'shellrunner_nodes\', \'{"from": "", "flags": ["everything"]}\')'
 
@@ -68,7 +66,7 @@ def _begin(db: Db) -> tuple[int, Millis]:
     advisory.lock(db, advisory.CLAIMS)
     ((now,),) = db.execute(_NOW).fetchall()
     queue_pauses.hold(db, _REASON, now)
-    db.execute(_SKIP_IDS, (_ID_GAP,)).fetchall()
+    skip_ids(db)
     ((epoch,),) = db.execute(_RAISE_EPOCH).fetchall()
     return epoch, now
 

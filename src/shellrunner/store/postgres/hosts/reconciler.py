@@ -33,8 +33,15 @@ _SERVER: Final = "SELECT value FROM meta WHERE key = 'server'"
 _SET: Final = "UPDATE meta SET value = ? WHERE key = ?"
 _HOLD_OFF: Final = """UPDATE meta SET value = (extract(epoch FROM clock_timestamp()) * 1000 + ?)::bigint::text
     WHERE key = 'claims_after'"""
+# Ids that are left out, as some of them may have been given: as many as a standby may lag behind, or a backup.
+_SKIP_IDS: Final = """SELECT setval('jobs_id_seq', nextval('jobs_id_seq') + 1000000)"""
 _LAST_ID: Final = "SELECT last_value FROM jobs_id_seq"
 _RAISE_IDS: Final = "SELECT setval('jobs_id_seq', ?) FROM jobs_id_seq WHERE last_value < ?"
+
+
+def skip_ids(db: Db) -> None:
+    """Let ids continue far above those that the history may have forgotten: nobody gets another's job by its id."""
+    db.execute(_SKIP_IDS).fetchall()
 
 
 @dataclass(slots=True)
@@ -78,6 +85,7 @@ class Reconciler:
         if before != server:
             db.execute(_SET, (server, "server"))
             if before:
+                skip_ids(db)
                 db.execute(_HOLD_OFF, (self.lease_seconds * 1000,))
         return server
 

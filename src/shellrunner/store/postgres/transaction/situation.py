@@ -20,7 +20,7 @@ from shellrunner.store.queues import Hold, Line, Pauses, QueueLimit, QueueLimits
 from shellrunner.store.transition import Transition, Transitions
 
 _READ: Final = """SELECT totals, paused, limits, held, epoch, draining, incarnation, server,
-    is_held_off FROM read_situation(?, ?, ?)"""
+    is_other_server, is_held_off FROM read_situation(?, ?, ?)"""
 _PRIORITIES: Final = "SELECT id, priority FROM jobs WHERE id = ANY(?)"
 # So many transactions may add jobs at once while each sees room for this many times its own.
 _MARGIN: Final = 64
@@ -37,7 +37,8 @@ class Era(NamedTuple):
 class Situation:
     """How things are for this transaction; `counts` has the limits and the pauses, too.
 
-    incarnation: of the server that has this node's name. is_held_off: no node may claim yet.
+    incarnation: of the server that has this node's name. is_other_server: this PostgreSQL has taken over, and no node
+    has followed that yet: ids that it has forgotten would be given again. is_held_off: no node may claim yet.
     """
 
     counts: QueueCounts
@@ -45,6 +46,7 @@ class Situation:
     era: Era | None = None
     draining: bool = False
     incarnation: str | None = None
+    is_other_server: bool = False
     is_held_off: bool = False
 
     @property
@@ -56,13 +58,13 @@ class Situation:
 def read(db: Db, node: str, limits: QueueLimits, *, claims: bool = False, is_exclusive: bool = False) -> Situation:
     """Read the situation, under the locks CLAIMS (shared, if it `claims`) and ADMISSION."""
     (row,) = db.execute(_READ, (node, claims, is_exclusive)).fetchall()
-    totals, paused, queues, held, epoch, draining, incarnation, server, is_held_off = row
+    totals, paused, queues, held, epoch, draining, incarnation, server, is_other_server, is_held_off = row
     stored = {name: QueueLimit(*each) for name, *each in queues or ()}
     hold = json.loads(held) if held else None
     pauses = Pauses(frozenset(paused or ()), Hold(hold["reason"], hold["since"]) if hold else None)
     counts = QueueCounts(limits, tallies.undone(totals or ()), pauses, stored)
     era = Era(int(epoch), server)
-    return Situation(counts, stored, era, bool(draining), incarnation, is_held_off)
+    return Situation(counts, stored, era, bool(draining), incarnation, is_other_server and bool(server), is_held_off)
 
 
 class NotAloneError(RowChangedError):
@@ -176,7 +178,8 @@ class TransactionState:
         return (
             situation.incarnation == self.node.incarnation
             and situation.era == self.era
-            and not (situation.draining or situation.is_held_off or situation.pauses.held)
+            and not (situation.draining or situation.is_other_server or situation.is_held_off)
+            and not situation.pauses.held
         )
 
     def take_keeper(self, db: Db, line: Line) -> WaitingKeeper | None:
