@@ -100,6 +100,7 @@ def test_the_benchmark_measures_real_jobs_and_requests_beside_their_limits() -> 
     assert {(title, measure) for title in titles for measure in ("CPU", "wall")} <= with_limit
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(180)  # it starts PostgreSQL and four servers, beside other tests
 def test_the_benchmark_measures_jobs_of_a_cluster_beside_a_single_host() -> None:
     """The CPU time of PostgreSQL is part of that of an empty job on a cluster; the limit, a single host, has none."""

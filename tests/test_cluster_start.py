@@ -176,6 +176,7 @@ def test_migrate_makes_the_tables_once(empty: str) -> None:
     assert postgres.shared().password not in first[1] + second[1]
 
 
+@pytest.mark.heavy
 async def test_a_restored_database_is_declared(nodes: Any, database: str) -> None:
     """All queues are paused until they are resumed, ids are left out, and what ran is lost."""
     node = nodes("a", database)
@@ -253,6 +254,7 @@ async def test_a_stop_while_it_waits_is_a_success(nodes: Any, program: str) -> N
     assert HUNTER not in str(node.log)
 
 
+@pytest.mark.heavy
 async def test_systemd_is_asked_for_time_while_a_node_waits(
     nodes: Any, down_server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -317,6 +319,7 @@ async def test_jobs_of_a_node_without_a_worker_run_at_a_worker(nodes: Any, datab
     assert events(api, "listening")[0]["node"] == "api"
 
 
+@pytest.mark.heavy
 async def test_a_worker_takes_jobs_of_its_queues_only(nodes: Any, database: str) -> None:
     """A job of another queue waits for a worker that has it."""
     queues = {"QUEUES__FAST": "{}", "QUEUES__SLOW": "{}"}
@@ -346,6 +349,7 @@ async def test_a_host_whose_disk_is_full_leaves_jobs_to_others(nodes: Any, datab
     assert [entry["event"] for entry in full.log if entry["event"] == "job ended"] == []
 
 
+@pytest.mark.heavy
 async def test_running_jobs_outlive_a_worker(nodes: Any, database: str, tmp_path: Path) -> None:
     """SIGHUP reloads limits; after SIGTERM the command continues, and the next worker of the host has its end."""
     api, worker = nodes("api", database, "--no-worker"), nodes("one", database, program="worker")

@@ -8,6 +8,7 @@ from tests.cluster.hosts import require_namespaces
 from tests.cluster.rounds import ClusterRound
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(450)
 async def test_cluster_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
     """Two API nodes and three workers: nothing is missing, doubled, false or stuck.

@@ -1,5 +1,6 @@
 """The metrics of a node that shares its history: hosts, transactions, notifications."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.cluster.conftest import TwoNodes
@@ -15,6 +16,7 @@ async def scrape(node: Service) -> dict[tuple[str, str], float]:
     return {(s.name, next(iter(s.labels.values()), "")): s.value for family in families for s in family.samples}
 
 
+@pytest.mark.heavy
 async def test_a_node_counts_hosts_transactions_and_notifications(nodes: TwoNodes) -> None:
     """Both are open until one is drained; what one node commits is a notification at the other."""
     before = await scrape(nodes.b)

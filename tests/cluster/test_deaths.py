@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.cluster.conftest import TwoNodes
 from tests.support.processes import children, lives
@@ -85,6 +86,7 @@ async def test_a_host_that_lost_its_keepers_proves_that_its_jobs_are_lost(nodes:
     assert (result["ending"], "its end was not seen" in result["detail"]) == ("lost", True)
 
 
+@pytest.mark.heavy
 async def test_nothing_runs_twice_or_is_missing_while_servers_are_killed(nodes: TwoNodes, tmp_path: Path) -> None:
     """Both servers are killed again and again while jobs are submitted with keys at either; a ledger counts runs."""
     ledger = tmp_path / "ledger"
@@ -132,6 +134,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.heavy
 async def test_a_host_that_stands_still_and_goes_on_reports_the_truth(nodes: TwoNodes, tmp_path: Path) -> None:
     """Stopped beyond its lease it is unreachable, and other jobs run elsewhere; its own job ends as it did."""
     await drain(nodes, "a")

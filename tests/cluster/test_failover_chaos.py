@@ -87,10 +87,9 @@ async def _kill_servers(made: Cluster, chance: random.Random, goes_on: Callable[
         await host.start()
 
 
-async def test_failover_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
+@pytest.mark.heavy
+async def test_failover_chaos(tmp_path: Path, seed: int) -> None:
     """0 run twice, 0 false, 0 stuck; what is missing was accepted after the standby had begun to lag behind."""
-    if not whole:
-        pytest.skip("only with --faults whole")
     require_namespaces()
     ledger = tmp_path / "ledger"
     ledger.touch()

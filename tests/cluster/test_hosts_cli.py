@@ -18,6 +18,7 @@ def typist(nodes: TwoNodes, tmp_path: Path) -> Typist:
     return Typist(tmp_path, SHELLRUNNER_URL=nodes.a.url, SHELLRUNNER_TOKEN=secret_of(TOKEN))
 
 
+@pytest.mark.heavy
 async def test_hosts_are_listed_and_drained(typist: Typist) -> None:
     """As a table and as the document; a drained one starts jobs again after `undrain`."""
     table = (await typist.run("hosts")).out.decode()
@@ -47,6 +48,7 @@ async def test_hosts_are_watched(typist: Typist) -> None:
         assert await screen.code() == 0
 
 
+@pytest.mark.heavy
 async def test_what_runs_on_an_unreachable_host_says_so(nodes: TwoNodes, typist: Typist) -> None:
     """In lists, in the job's own view, and while somebody waits; with the host it is lost."""
     await typist.run("drain", "a")

@@ -63,6 +63,7 @@ def test_a_cut_drops_what_one_direction_carries(direction: Direction, arrives: b
             assert connection.recv(2) == b"2\n"
 
 
+@pytest.mark.heavy
 def test_hosts_reach_postgresql_and_not_the_world() -> None:
     """Each host connects to the one database in the hub; no interface leads elsewhere."""
     program = "import psycopg, sys; print(psycopg.connect(sys.argv[1]).execute('SELECT 42').fetchone()[0])"

@@ -191,6 +191,7 @@ async def _is_refused(type_as: Callable[[str, str], Awaitable[int]], node: str, 
     return await type_as(node, name) == 409
 
 
+@pytest.mark.heavy
 async def test_keystrokes_keep_their_order(hosts: Hosts, tmp_path: Path) -> None:
     """One after the other, without offsets, through both nodes in turn."""
     job = await reader(hosts, tmp_path / "typed")
@@ -203,6 +204,7 @@ async def test_keystrokes_keep_their_order(hosts: Hosts, tmp_path: Path) -> None
     assert (tmp_path / "typed").read_bytes() == typed
 
 
+@pytest.mark.heavy
 async def test_a_job_that_ends_while_an_order_is_on_its_way(hosts: Hosts) -> None:
     """The order is carried out or refused, and nothing is left over for anybody."""
     node, statuses = api(hosts), Counter[int]()
@@ -221,6 +223,7 @@ async def test_a_job_that_ends_while_an_order_is_on_its_way(hosts: Hosts) -> Non
     assert hosts.execute("SELECT count(*) FROM orders") == [(0,)]
 
 
+@pytest.mark.heavy
 async def test_a_server_that_is_killed_while_it_carries_out_an_order(hosts: Hosts, tmp_path: Path) -> None:
     """The order is answered as in doubt, never done twice; what is typed arrives once."""
     node, host = api(hosts), hosts.worker
@@ -251,6 +254,7 @@ async def _restart_database(hosts: Hosts, mode: str) -> None:
     hosts.database.launch()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_a_restart_of_the_database_while_somebody_types(tmp_path: Path, mode: str) -> None:
     """Every byte arrives once and in its place, although some answers are lost."""
@@ -296,6 +300,7 @@ def _is_empty(listed: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[bo
     return is_empty
 
 
+@pytest.mark.heavy
 async def test_offsets_are_exact_over_two_nodes(hosts: Hosts, tmp_path: Path, seed: int) -> None:
     """However several clients type at two nodes: what was accepted is the input, each piece at its offset, once."""
     chance = random.Random(seed)

@@ -62,6 +62,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ClusterService]:
             print(line)  # pytest shows it where the test failed
 
 
+@pytest.mark.heavy
 async def test_followers_at_another_node_get_each_byte_once(cluster: ClusterService, tmp_path: Path) -> None:
     """Kill -9 of the worker's server, of the API node and an end of PostgreSQL, while output is on its way."""
     job = await cluster.submit(COMMAND.format(blocks=BLOCKS, lines=LINES, gate=tmp_path))

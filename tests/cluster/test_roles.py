@@ -161,6 +161,7 @@ async def ask(node: Service, verb: str, path: str, *expected: int, **options: An
     return body
 
 
+@pytest.mark.heavy
 async def test_a_walk_through_all_verbs(cluster: tuple[Service, Service]) -> None:
     """Under these roles nothing is missing: no node logs an error, and each verb has its effect."""
     api, worker = cluster

@@ -64,6 +64,7 @@ async def ending(store: PostgresStore, job: Job) -> End | None:
     return phase.end if isinstance(phase, Done) else None
 
 
+@pytest.mark.heavy
 async def test_nobody_is_judged_after_a_stop_of_the_database(tmp_path: Path) -> None:
     """It is away for longer than a lease: all nodes are back before one is judged, and what ran ends as it did."""
     with postgres.server() as server, database(tmp_path, server) as cluster:
@@ -94,6 +95,7 @@ async def test_nobody_is_judged_after_a_stop_of_the_database(tmp_path: Path) -> 
             await until(lambda: cluster.execute("SELECT name FROM judged") == [("a",)], TIMEOUT)
 
 
+@pytest.mark.heavy
 async def test_a_claim_whose_commit_was_not_answered_is_put_back(tmp_path: Path) -> None:
     """It took effect, and no keeper was given it: soon after the connection is back the job is claimed again."""
     with postgres.server(listen="127.0.0.1") as server, database(tmp_path, server) as cluster:
@@ -113,6 +115,7 @@ async def test_a_claim_whose_commit_was_not_answered_is_put_back(tmp_path: Path)
                 assert await two.queues() == await one.queues()
 
 
+@pytest.mark.heavy
 async def test_a_failover_to_a_replica_that_lagged_behind_runs_nothing_twice(tmp_path: Path) -> None:
     """What was started, and has ended, as only the old server knows, is lost; then jobs run, with new ids."""
     with postgres.server() as primary, database(tmp_path, primary) as cluster:
@@ -152,6 +155,7 @@ async def test_a_failover_to_a_replica_that_lagged_behind_runs_nothing_twice(tmp
             replica.end()
 
 
+@pytest.mark.heavy
 async def test_nobody_claims_at_another_server_for_the_time_of_a_lease(tmp_path: Path) -> None:
     """Other nodes have that time to refuse what they have started: a claim waits, though a job is queued."""
     with postgres.server() as server, database(tmp_path, server) as cluster:
@@ -198,6 +202,7 @@ async def test_a_node_without_a_journal_gives_no_id_again_at_another_server(tmp_
             assert (await one.add(SPEC)).id == (await one.add(SPEC)).id - 1
 
 
+@pytest.mark.heavy
 async def test_a_server_that_takes_no_writes_any_more_is_left(tmp_path: Path) -> None:
     """The connection is given up, so that another server can be found; when it takes writes again, they go on."""
     with postgres.server() as server, database(tmp_path, server) as cluster:

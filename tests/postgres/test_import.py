@@ -117,6 +117,7 @@ async def outputs(service: Service, ids: dict[str, int]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.heavy
 async def test_everything_comes_along(host: Service, node: Service, typed: Import) -> None:
     """Documents, output, queues and keys are as they were; what waited runs, with its secrets; ids go on."""
     ids = await fill(host)
@@ -177,6 +178,7 @@ async def test_a_history_in_use_is_refused(host: Service, typed: Import) -> None
     assert (done.code, "another server" in done.err) == (1, True), done.err
 
 
+@pytest.mark.heavy
 async def test_only_an_empty_database_is_imported_into(host: Service, node: Service, url: str, typed: Import) -> None:
     """Not while a node lives, and not beside other jobs; the second import is refused, too."""
     await host.run("true")
@@ -192,6 +194,7 @@ async def test_only_an_empty_database_is_imported_into(host: Service, node: Serv
     assert (refused.code, "the database has a history already (in jobs" in refused.err) == (1, True), refused.err
 
 
+@pytest.mark.heavy
 async def test_running_jobs_are_refused_or_lost_with_their_output(
     host: Service, node: Service, url: str, typed: Import
 ) -> None:

@@ -87,6 +87,7 @@ async def test_a_host_that_returns_goes_on_and_its_claims_were_not_given_away(cl
         assert phase.end == EXITED
 
 
+@pytest.mark.heavy
 async def test_jobs_of_a_host_that_stays_away_are_lost_with_all_consequences(tmp_path: Path) -> None:
     """After `lost_after` its jobs are `lost`, in several batches, once each, and what waits for one is skipped."""
     with nodes.cluster(tmp_path, lease=LEASE, lost_after=2 * LEASE) as cluster:
@@ -113,6 +114,7 @@ AWAY = """INSERT INTO hosts (name, incarnation, boot, home, version, claims, slo
     VALUES ('c', '', '', '', '', true, 0, 0, clock_timestamp() - interval '1 h', clock_timestamp())"""
 
 
+@pytest.mark.heavy
 async def test_a_clock_that_was_set_loses_no_job(tmp_path: Path) -> None:
     """A lease that has expired by the clock of the database alone: the host has the time of one to renew it."""
     with nodes.cluster(tmp_path, lease=2.0, lost_after=3.0) as cluster:

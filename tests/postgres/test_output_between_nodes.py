@@ -78,6 +78,7 @@ async def test_a_short_job_sends_no_chunks(cluster: Cluster) -> None:
     assert cluster.execute("SELECT count(*) FROM chunks") == [(0,)]
 
 
+@pytest.mark.heavy
 async def test_a_result_has_all_its_bytes_when_it_is_there(cluster: Cluster) -> None:
     """A large output that ends at once is sent before the end is recorded; its files are then removed."""
     written = Written(2, (400, 30_000), share=0.3)
@@ -165,6 +166,7 @@ async def test_what_is_missing_on_the_host_is_a_gap_elsewhere(cluster: Cluster) 
             assert 50_000 - 8192 <= await written.check(await store.output(claim.job_id), thorough=True) <= 50_000
 
 
+@pytest.mark.heavy
 async def test_output_goes_on_after_the_database_was_away(tmp_path: Path) -> None:
     """While it is stopped the job writes on; what was not sent, and the end, follow when it is back."""
     written = Written(7, (90, 9000), share=0.4)
@@ -242,6 +244,7 @@ async def test_the_next_server_goes_on_where_the_last_one_ended(cluster: Cluster
     assert cluster.execute("SELECT sum(length)::bigint FROM chunks") == [(len(written.all),)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("only_result", [True, False])
 async def test_chunks_of_deleted_results_are_removed(cluster: Cluster, *, only_result: bool) -> None:
     """In small steps, after the deletion; those of other jobs stay."""
@@ -311,6 +314,7 @@ class Following:
         return output.volume.stored - self.position
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("round_number", range(2))
 async def test_any_sequence_of_events_gives_each_byte_once(cluster: Cluster, seed: int, round_number: int) -> None:
     """Writes, ends of connections and of servers, and clients that change nodes, in any order."""

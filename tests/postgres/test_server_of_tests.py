@@ -45,6 +45,7 @@ def test_each_database_is_a_copy_of_one_that_was_migrated_once() -> None:
         server.execute(_COUNT, database=first)
 
 
+@pytest.mark.heavy
 def test_what_was_committed_is_there_after_each_kind_of_end() -> None:
     """Fast, immediate, and kill -9 of every process; the address stays the same."""
     with postgres.server(listen="127.0.0.1") as server:
@@ -80,6 +81,7 @@ async def test_a_frozen_server_keeps_its_connections() -> None:
         assert db.execute("SELECT 1").fetchall() == [(1,)]
 
 
+@pytest.mark.heavy
 def test_a_promoted_replica_has_what_it_had_received() -> None:
     """A standby follows; one that receives nothing more lags, and can be promoted without the rest."""
     with postgres.server() as primary:
