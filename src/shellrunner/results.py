@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from typing import Final, NamedTuple
 
 from shellrunner.errors import NoResultYet, ResultGone
-from shellrunner.model import Done, End, Job, Stream, Volume
+from shellrunner.model import AttemptHost, Done, End, Job, Stream, Volume
 from shellrunner.store import History, Output, Results
 from shellrunner.store.output.present import PresentBytes, without
 from shellrunner.wire import documents, serialize, text
@@ -26,6 +26,7 @@ class EndedAttempt(NamedTuple):
     number: int
     end: End
     volume: Volume
+    host: AttemptHost
 
 
 def last_attempt(job: Job) -> EndedAttempt:
@@ -39,7 +40,7 @@ def last_attempt(job: Job) -> EndedAttempt:
         raise NoResultYet(job.id)
     if job.phase.volume is None:
         raise ResultGone(job.id)
-    return EndedAttempt(job, job.attempt, job.phase.end, job.phase.volume)
+    return EndedAttempt(job, job.attempt, job.phase.end, job.phase.volume, AttemptHost(job.host, job.phase.found))
 
 
 async def ended_attempt(store: Results, job: Job, number: int) -> EndedAttempt:
@@ -53,7 +54,8 @@ async def ended_attempt(store: Results, job: Job, number: int) -> EndedAttempt:
     done = await store.attempt(job.id, number)
     if done.volume is None:
         raise ResultGone(job.id)
-    return EndedAttempt(job, number, done.end, done.volume)
+    host = AttemptHost(job.host if number == job.attempt else done.host, done.found)
+    return EndedAttempt(job, number, done.end, done.volume, host)
 
 
 async def document(store: Results, attempt: EndedAttempt, max_bytes: int) -> documents.Result:

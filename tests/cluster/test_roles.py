@@ -105,6 +105,8 @@ REFUSED = {
         "UPDATE jobs SET state = 'waiting' WHERE state = 'running'",
         INSERT.format(", token", "running", ", 't'"),
         INSERT.format(", ending", "done", ", 'exited'"),
+        "UPDATE jobs SET state = 'queued', attempt = attempt + 2 WHERE state = 'running'",
+        "INSERT INTO attempts VALUES (1, 1, 1, 1, 'exited', 0, NULL, NULL, 1, 0, 0, 0, 0)",
         "INSERT INTO outputs VALUES (1, '', '')",
         "INSERT INTO chunks VALUES (1, 1, 0, 0, 0, 0, 0, 0, '', '')",
         "CREATE TEMP TABLE node_roles (name text, kind text); " + CLAIM,
@@ -222,13 +224,16 @@ async def test_a_lost_host_is_judged_by_an_api_node(cluster: tuple[Service, Serv
     """What an API node may record of a job that runs: that it is lost, when an admin removes its host."""
     api, worker = cluster
     job = await api.submit("sleep 1000")
-    await until(lambda: worker.keeper_of(job))
+    again = await api.submit("sleep 1000", retries={"max": 1, "on": ["lost"]})
+    await until(lambda: worker.keeper_of(job) and worker.keeper_of(again))
     await worker.kill()
     with psycopg.connect(database.admin, autocommit=True) as db:
         db.execute("""UPDATE hosts SET seen = seen - interval '1 hour', unreachable = seen - interval '1 hour'
             WHERE name = 'worker'""")
     await ask(api, "DELETE", "/api/workers/worker?confirm=true", 200, 202, 204)
     assert (await api.result(job))["ending"] == "lost"
+    status = await api.status(again)
+    assert (status["state"], status["attempt"]) == ("queued", 2)
 
 
 async def test_migrate_grants_roles(tmp_path: Path, database: Roles) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shellrunner.model.endings import Ending
     from shellrunner.model.fields import Argument, Name
     from shellrunner.model.job import (
+        AttemptHost,
         Callback,
         Claim,
         CommandState,
@@ -75,6 +76,7 @@ __all__ = [
     "MAX_TIMEOUT",
     "AgainRequest",
     "Argument",
+    "AttemptHost",
     "Callback",
     "Claim",
     "CommandState",

@@ -238,13 +238,24 @@ class Found:
     signal: str | None = None
 
 
+class AttemptHost(NamedTuple):
+    """The host that ran an attempt, if the history has several, and what it has reported of a lost one."""
+
+    name: str | None = None
+    found: Found | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Ended. `volume` is None if the result was deleted from the history; `found` is for a `lost` job only."""
+    """Ended. `volume` is None if the result was deleted from the history; `found` is for a `lost` attempt only.
+
+    host: the one that ran an attempt which others followed, if the history has several (else see `Job`).
+    """
 
     end: End
     volume: Volume | None
     found: Found | None = None
+    host: str | None = None
 
 
 Phase = Waiting | Queued | Running | Done

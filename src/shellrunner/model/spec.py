@@ -137,7 +137,9 @@ class Retries(_Request):
         min_length=1,
         max_length=len(RETRYABLE),
         strict=False,
-        description="endings that are followed by another attempt; `exited`: with a code other than 0",
+        description="endings that are followed by another attempt; `exited`: with a code other than 0; `lost`: the "
+        "command is run at least once, not at most once: what was lost may have done its work, or, where several "
+        "hosts share the history, still run on one that cannot be reached",
     )
 
 

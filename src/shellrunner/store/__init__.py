@@ -80,6 +80,7 @@ from shellrunner.store.values import (
     IdempotencyKey,
     JobEdit,
     Retention,
+    SlotClaim,
 )
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "Results",
     "Retention",
     "Sessions",
+    "SlotClaim",
     "Sort",
     "Store",
     "SubmitterLimit",
@@ -375,6 +377,12 @@ class Work(Protocol):
 
     async def running(self) -> Sequence[Claim]:
         """Return the claims of all running jobs, without their secrets, the oldest job first."""
+
+    async def lost_claims(self, find: Callable[[], Sequence[SlotClaim]], /) -> Sequence[Claim]:
+        """Return those of the claims found that the history calls lost, and whose ends it may still take (`finish`).
+
+        Where one host has the history there is none, and `find` is not called: what it has judged is final.
+        """
 
     async def cancelling(self) -> Sequence[Claim]:
         """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""

@@ -170,6 +170,13 @@ class JobHostRow(NamedTuple):
     found: str | None
 
 
+class EarlierAttemptRow(NamedTuple):
+    """What `rows` looks up of an attempt that others followed, where there are several hosts; all null in SQLite."""
+
+    attempt_host: str | None
+    attempt_found: str | None
+
+
 class CallbackRow(NamedTuple):
     """The columns of a job's callback, as `rows` names them; all null if it has none."""
 

@@ -17,6 +17,7 @@ from shellrunner.model import (
     Claim,
     Delivery,
     Done,
+    Found,
     Job,
     JobSpec,
     JobStatus,
@@ -31,6 +32,7 @@ from shellrunner.store.columns import (
     AwaitedRow,
     CallbackRow,
     ClaimRow,
+    EarlierAttemptRow,
     EndRow,
     JobHostRow,
     JobRow,
@@ -60,7 +62,8 @@ _LISTED: Final = (
 )
 LISTED: Final = f"SELECT {_JOB} {_LISTED}"
 LISTED_WITHOUT_SPEC: Final = f"SELECT {_JOB.replace(' spec,', ' NULL,')} {_LISTED}"
-ATTEMPT: Final = f"SELECT {columns(EndRow)} FROM attempts WHERE job = ? AND number = ?"
+EARLIER_COLUMNS: Final = "NULL AS attempt_host, NULL AS attempt_found"  # likewise
+ATTEMPT: Final = f"SELECT {EARLIER_COLUMNS}, {columns(EndRow)} FROM attempts WHERE job = ? AND number = ?"
 # `state != 'done'` is the condition of the index.
 RUNNING: Final = f"""SELECT {columns(ClaimRow)} FROM jobs INDEXED BY jobs_undone
     WHERE state = 'running' AND state != 'done' ORDER BY id"""
@@ -195,7 +198,9 @@ def attempt(db: Db, job_id: int, number: int) -> Done:
     row = db.execute(ATTEMPT, (job_id, number)).fetchone()
     if row is None:
         raise StoreUnavailable(f"attempt {number} of job {job_id} is missing in the history")
-    return EndRow._make(row).to_done()
+    earlier = EarlierAttemptRow._make(row[: len(EarlierAttemptRow._fields)])
+    done = EndRow._make(row[len(earlier) :]).to_done()
+    return replace(done, host=earlier.attempt_host, found=_found(earlier.attempt_found))
 
 
 def running(db: Db) -> list[Claim]:
@@ -278,6 +283,10 @@ def _end_row(row: Row) -> EndRow:
     return EndRow._make(row[_END:])
 
 
+def _found(text: str | None) -> Found | None:
+    return None if text is None else parse_found(text)
+
+
 def _callback(row: Row) -> Callback | None:
     if row[_CALLBACK] is None:
         return None
@@ -304,7 +313,7 @@ _parse_short = lru_cache(_MAX_KEPT_SPECS)(_parse)
 def _phase(known: JobRow, row: Row) -> Phase:
     if known.state == State.DONE:  # first, as nearly all jobs are
         done = _end_row(row).to_done()
-        return done if row[_FOUND] is None else replace(done, found=parse_found(row[_FOUND]))
+        return done if row[_FOUND] is None else replace(done, found=_found(row[_FOUND]))
     if known.state == State.RUNNING:
         unreachable = None if row[_SINCE] is None else Unreachable(row[_HOST], row[_SINCE])
         return Running(known.claimed or known.created, bool(known.cancelling), unreachable)

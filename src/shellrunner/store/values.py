@@ -31,6 +31,14 @@ class HistoryIdentity(NamedTuple):
     home: str = ""
 
 
+class SlotClaim(NamedTuple):
+    """A claim whose end is in the slot of a keeper."""
+
+    job_id: int
+    token: str
+    keeper: int
+
+
 @dataclass(frozen=True, slots=True)
 class JobEdit:
     """A job's specification is to be changed from `before` to `after`, without secrets both.

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from shellrunner.keeper.identity import ProcessIdentity, boot_id
 from shellrunner.keeper.protocol import PROTOCOL
 from shellrunner.keeper.slot import SlotReader, slot_name, socket_name
 from shellrunner.store.state_files.traces import is_copy
+from shellrunner.store.values import SlotClaim
 from shellrunner.supervisor.fork_server_connection import ForkServerConnection, ForkServerLauncher, attach
 from shellrunner.supervisor.keeper_connection import KeeperConnection, connect
 from shellrunner.supervisor.orphans import job_mark
@@ -301,6 +302,21 @@ class KeeperPool:
         mark = job_mark(running.job, running.token, str(header.get("home", "")))
         pid, history = header["identity"]["pid"], str(header["history"])
         return UnfinishedCommand(pid, history, running.job, running.token, running.start["wall"], [mark])
+
+    def ended_claims(self, numbers: Iterable[int]) -> list[SlotClaim]:
+        """Return the claims whose ends are in these slots, as far as these are of this history.
+
+        Raises:
+            OSError: one could not be opened (no descriptors left).
+        """
+        found: list[SlotClaim] = []
+        for number in numbers:
+            with self._opened_slot(number) as slot:
+                header = slot.header() if slot else None
+                if slot and header and header["history"] == self._header["history"]:
+                    ended = (record for record in slot.records() if record.end is not None)
+                    found += [SlotClaim(record.job, record.token, number) for record in ended]
+        return found
 
     def kill(self, number: int) -> None:
         """Kill a stuck keeper; the fork server ends its command.

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from shellrunner.config import JobDefaults
 from shellrunner.errors import ShellrunnerError, StoreUnavailable
 from shellrunner.live_usage import MeasuredJob
 from shellrunner.model import Claim
 from shellrunner.store import Work
+from shellrunner.store.values import SlotClaim
 from shellrunner.supervisor.concurrency import ConcurrencyLimit
 from shellrunner.supervisor.confinement import Confinement
 from shellrunner.supervisor.end_recorder import EndObserver, EndRecorder
@@ -34,6 +36,14 @@ IDLE_KEEPERS = 8  # that wait for a claim: as many jobs can start with one commi
 SPARE_KEEPERS = 2  # beyond `max_running`: they take over from those that take no more jobs, until others are there
 _RETRY_DELAY = 1.0  # seconds
 _LOOK_INTERVAL = 15.0  # seconds between looks at the slots of running jobs
+
+
+class _FoundRunning(NamedTuple):
+    """What runs by the history; keepers that live and that it does not know; slots with ends of lost jobs."""
+
+    claims: Sequence[Claim]
+    unknown: list[int]
+    reporting: set[int]
 
 
 class Supervisor:
@@ -57,7 +67,7 @@ class Supervisor:
         self._runner = JobRunner(keepers, jobs, confinement)
         self._oom_kills = OomKills(own_memory_events())
         self._ends = EndRecorder(store, observe, self._oom_kills, self._crash)
-        self.unknown_keepers = UnknownKeepers(keepers)
+        self.unknown_keepers = UnknownKeepers(keepers, self._report_ends)
         self._limit = ConcurrencyLimit(max_running)
         self._running_jobs: dict[int, RunningJob] = {}
         self._workers = 0
@@ -238,9 +248,11 @@ class Supervisor:
 
     async def _adopt_running(self, tasks: asyncio.TaskGroup) -> None:
         """Adopt every job that the history calls running, whether its keeper is still there or not."""
-        claims, unknown = await self._find_running()
+        claims, unknown, reporting = await self._find_running()
         for number in unknown:
             tasks.create_task(self.unknown_keepers.watch(number), name=f"slot {number}")
+        for number in reporting:
+            tasks.create_task(self._report_and_remove(number), name=f"slot {number}")
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
             job = RunningJob(claim, self._store.command_changed, is_adopted=True)
@@ -249,8 +261,8 @@ class Supervisor:
         if claims:
             log.info("jobs adopted", extra={"jobs": [claim.job_id for claim in claims]})
 
-    async def _find_running(self) -> tuple[Sequence[Claim], list[int]]:
-        """Return what the history calls running, and the numbers of the keepers that it does not know but that live.
+    async def _find_running(self) -> "_FoundRunning":
+        """Return what the history calls running, and the numbers of other keepers that matter.
 
         Where the slots cannot be looked at (no descriptors left, for example), nothing is judged or started until
         they can be.
@@ -259,7 +271,9 @@ class Supervisor:
             try:
                 claims = await self._store.running()
                 in_use = {claim.keeper for claim in claims}
-                unknown = self._keepers.reclaim_slots(in_use, held=bool(self._store.held))
+                ended = await self._store.lost_claims(partial(self._gone_claims, in_use))
+                reporting = {claim.keeper for claim in ended}
+                unknown = self._keepers.reclaim_slots(in_use | reporting, held=bool(self._store.held))
             except (OSError, StoreUnavailable) as error:
                 self._spawn_failure = f"could not look at the slots: {error!r}"
                 fields = {"reason": repr(error), "repeats": "could not look at the slots"}
@@ -267,7 +281,33 @@ class Supervisor:
                 await asyncio.sleep(_RETRY_DELAY)
             else:
                 self._spawn_failure = None
-                return claims, unknown
+                return _FoundRunning(claims, unknown, reporting)
+
+    def _gone_claims(self, in_use: set[int]) -> Sequence[SlotClaim]:
+        keepers = self._keepers
+        return keepers.ended_claims(
+            each for each in keepers.numbers() if each not in in_use and keepers.is_gone(each)
+        )
+
+    async def _report_and_remove(self, number: int) -> None:
+        await self._report_ends(number)
+        await self._keepers.remove_slot_when_gone(number)
+
+    async def _report_ends(self, number: int) -> bool:
+        """Record the ends in a slot whose jobs other hosts have declared lost; return whether there are any."""
+        while True:
+            try:
+                claims = await self._store.lost_claims(lambda: self._keepers.ended_claims([number]))
+                break
+            except (OSError, StoreUnavailable) as error:
+                fields = {"reason": repr(error), "repeats": "could not report ends of lost jobs"}
+                log.error("could not report ends of lost jobs; retrying", extra=fields)  # noqa: TRY400
+                await asyncio.sleep(_RETRY_DELAY)
+        for claim in claims:
+            _, verdict = await self._runner.resume(RunningJob(claim, self._store.command_changed, is_adopted=True))
+            await self._ends.record(claim, verdict, _do_nothing)
+            log.info("the end of a lost job was found", extra={"job": claim.job_id, "attempt": claim.attempt})
+        return bool(claims)
 
     async def _adopt(self, job: RunningJob) -> None:
         number = job.claim.keeper
@@ -282,3 +322,7 @@ class Supervisor:
             await self._keepers.release(job.connection, usable=usable)
         elif self._keepers.is_gone(number):
             await self._keepers.remove_slot_when_gone(number)
+
+
+def _do_nothing() -> None:
+    """No job of this server has ended."""

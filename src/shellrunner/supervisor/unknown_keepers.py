@@ -1,12 +1,13 @@
 """Keepers that run a command which the history does not know: it was restored from a backup, or is a new one.
 
-Owned by the supervisor. They are left alone, logged, counted and listed; an admin can have one end its command. Must
-not know HTTP or the store.
+Or it has declared the job lost, where several hosts share it: then the end of the command is reported. Owned by the
+supervisor. They are left alone, logged, counted and listed; an admin can have one end its command. Must not know HTTP
+or the store.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
@@ -38,8 +39,9 @@ class UnknownKeeper(NamedTuple):
 class UnknownKeepers:
     """The keepers found at the start whose commands the history does not know."""
 
-    def __init__(self, keepers: KeeperPool) -> None:
-        self._keepers = keepers
+    def __init__(self, keepers: KeeperPool, report_ends: Callable[[int], Awaitable[bool]]) -> None:
+        """`report_ends` records what a keeper's slot has of lost jobs; it returns false if there is nothing."""
+        self._keepers, self._report_ends = keepers, report_ends
         self._found: dict[int, tuple[UnfinishedCommand, asyncio.Event]] = {}
 
     def __len__(self) -> int:
@@ -66,6 +68,7 @@ class UnknownKeepers:
         """See a keeper that is alive and not in use to its end, and remove its slot."""
         command = await _retried(self._keepers.unfinished, number)
         if command is None:  # it lets children go on, or is just exiting
+            await self._report_ends(number)
             await self._keepers.remove_slot_when_gone(number)
             return
         requested = asyncio.Event()
@@ -84,7 +87,10 @@ class UnknownKeepers:
         finally:
             del self._found[number]
         log.info("a keeper whose command is not in the history is gone", extra=fields)
-        await _retried(self._keepers.quarantine, number, "its job is not in the history")
+        if await self._report_ends(number):
+            await self._keepers.remove_slot_when_gone(number)
+        else:
+            await _retried(self._keepers.quarantine, number, "its job is not in the history")
 
     async def _end(self, number: int, command: UnfinishedCommand) -> None:
         log.warning("ending a command that is not in the history", extra={"keeper": number, "job": command.job})

@@ -196,9 +196,10 @@ class Result(TypedDict):
     detail: str | None
     """Why the command did not start, was skipped, or is lost."""
     host: str | None
-    """The host that ran the job last, if several share the history; null if none did, or with one host."""
+    """The host that ran this attempt, if several share the history; null if none did, or with one host."""
     found: Found | None
-    """What is known of a `lost` job since its host has returned; `ending` stays `lost`."""
+    """What is known of a `lost` attempt since its host has returned; `ending` stays `lost`. An attempt that others
+    have followed gets no output by that."""
     stdout: str
     """The stream as text; if it is large, its beginning and end around a visible marker."""
     stderr: str

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from shellrunner.clock import Millis, format_rfc3339
 from shellrunner.model import (
+    AttemptHost,
     Callback,
     CommandState,
     Done,
     End,
+    Found,
     Job,
     JobSpec,
     JobStatus,
@@ -136,7 +138,16 @@ def status(
     }
 
 
-def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt, stderr: Excerpt) -> documents.Result:
+def result(
+    job: Job,
+    attempt: int,
+    end: End,
+    volume: Volume,
+    host: AttemptHost,
+    *,
+    stdout: Excerpt,
+    stderr: Excerpt,
+) -> documents.Result:
     """Return how an attempt ended, with excerpts of its output, and links to all attempts that have ended."""
     return {
         "result_id": job.id,
@@ -154,8 +165,8 @@ def result(job: Job, attempt: int, end: End, volume: Volume, *, stdout: Excerpt,
         "signal": end.signal,
         "ending": end.ending.value,
         "detail": end.detail,
-        "host": job.host,
-        "found": _found(job, attempt),
+        "host": host.name,
+        "found": _found(host.found) if host.found else None,
         "stdout": stdout.text,
         "stderr": stderr.text,
         "stdout_bytes": volume.stdout_bytes,
@@ -251,11 +262,7 @@ def _unreachable(unreachable: Unreachable) -> job_documents.Unreachable:
     return {"host": unreachable.host, "since": format_rfc3339(unreachable.since)}
 
 
-def _found(job: Job, attempt: int) -> job_documents.Found | None:
-    """Return what was reported of the job's last attempt after it had been declared lost."""
-    found = job.phase.found if isinstance(job.phase, Done) and attempt == job.attempt else None
-    if found is None:
-        return None
+def _found(found: Found) -> job_documents.Found:
     return {
         "ending": found.ending.value,
         "exit_code": found.exit_code,

@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from shellrunner.clock import Millis
 from shellrunner.errors import StoreUnavailable
-from shellrunner.model import Claim, End, Ending, State
+from shellrunner.model import Claim, End, Ending, State, Volume, next_attempt_at
 from shellrunner.store.columns import ClaimRow, SecretsRow, columns
 from shellrunner.store.components.batch_queue import BatchQueue, WorkItem
 from shellrunner.store.db import Db
+from shellrunner.store.output import Head
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.delivery import Delivered
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
@@ -260,7 +261,10 @@ class _Choice:
             return []
         if self._state.journal.has_started(row.id, row.attempt):
             end = End(Ending.LOST, self._now, detail=STARTED_HERE.format(self._node.name))
-            self._transitions.extend(dependents.end_unstarted(self._db, row.id, end))
+            due = next_attempt_at(claim.spec, row.attempt, end, self._now)
+            self._transitions += lifecycle.finish(
+                self._db, row.id, row.token, end=end, volume=Volume(), head=Head(), next_attempt_at=due
+            )
             return []
         self._claims.append(claim)
         self._state.free = [each for each in self._state.free if each.token != claim.token]

@@ -25,6 +25,7 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # Texts are compared by their bytes, as in SQLite. Rows of jobs are updated twice or more: space is left beside them,
 # and dead rows are removed early. An index ends with the id, as a rowid does in SQLite.
 # `host`: the node that has claimed the job last. `found`: what a witness of a lost job has reported later, as JSON.
+# Both are those of the last attempt; `attempts` has them of the earlier ones.
 # `search`: what is searched of a job, folded; null after a change of its name, until nobody knows it any more.
 # `job_keys`: what seals the secrets of a job, for as long as it is not done; to be left out of dumps.
 # `counts` and `sizes`: how many jobs are in which state, and how much output they have, as far as each node has
@@ -125,6 +126,8 @@ CREATE TABLE attempts (
     token text COLLATE "C",
     entries bytea NOT NULL,
     data bytea NOT NULL,
+    host text COLLATE "C",
+    found text COLLATE "C",
     PRIMARY KEY (job, number)
 );
 CREATE TABLE labels (key text COLLATE "C" NOT NULL, value text COLLATE "C" NOT NULL, job bigint NOT NULL,

@@ -55,6 +55,7 @@ from shellrunner.store import (
     QueueLimit,
     QueueOverview,
     QueueState,
+    SlotClaim,
     Sort,
     SubmitterLimit,
     Subscription,
@@ -307,11 +308,9 @@ class PostgresStore:
         return QueueOverview(ALL_QUEUES in counts.pauses.queues, states, counts.pauses.held)
 
     async def pause(self, queue: str | None, *, paused: bool) -> QueueOverview:
-        name, limits = self._node, self._parts.state.limits
-
         def change(db: Db) -> None:
             advisory.lock(db, advisory.CLAIMS)
-            names = tuple(situation.read(db, name, limits).counts)
+            names = tuple(situation.read(db, self._node, self._parts.state.limits).counts)
             if queue is not None and queue not in names:
                 raise NoSuchQueue(queue)
             queue_pauses.change(db, names, queue, paused=paused)
@@ -343,12 +342,10 @@ class PostgresStore:
         return is_new
 
     async def remove_queue(self, queue: str) -> None:
-        name, limits = self._node, self._parts.state.limits
-
         def remove(db: Db) -> None:
             advisory.lock(db, advisory.CLAIMS)
             advisory.lock(db, advisory.ADMISSION)
-            counts = situation.read(db, name, limits).counts
+            counts = situation.read(db, self._node, self._parts.state.limits).counts
             if queue not in counts:
                 raise NoSuchQueue(queue)
             if queue in counts.configured:
@@ -392,6 +389,9 @@ class PostgresStore:
 
     async def running(self) -> Sequence[Claim]:
         return await self._engine.read(lambda db: node_jobs.running(db, self._node))
+
+    async def lost_claims(self, find: Callable[[], Sequence[SlotClaim]], /) -> Sequence[Claim]:
+        return await self._parts.membership.lost_claims(find())
 
     async def cancelling(self) -> Sequence[Claim]:
         return await self._engine.read(lambda db: node_jobs.cancelling(db, self._node))

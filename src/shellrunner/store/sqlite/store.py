@@ -54,6 +54,7 @@ from shellrunner.store import (
     QueueLimit,
     QueueOverview,
     QueueState,
+    SlotClaim,
     Sort,
     SubmitterLimit,
     Subscription,
@@ -390,6 +391,9 @@ class SqliteStore:
 
     async def running(self) -> Sequence[Claim]:
         return await self._engine.read(rows.running)
+
+    async def lost_claims(self, find: Callable[[], Sequence[SlotClaim]], /) -> Sequence[Claim]:
+        return ()
 
     async def cancelling(self) -> Sequence[Claim]:
         return await self._engine.read(rows.cancelling)

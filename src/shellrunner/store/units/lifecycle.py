@@ -29,8 +29,9 @@ END_SPILLED: Final = f"{SET_DONE} {_ENDED}"  # the token is in the names of its 
 _REQUEUE: Final = f"UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, claimed = NULL {_HELD}"
 _NEXT_ATTEMPT: Final = f"""UPDATE jobs SET state = ?, due = ?, attempt = attempt + 1, keeper = NULL, token = NULL,
     claimed = NULL {_HELD}"""
-_ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, token, {columns(EndRow)})
+ADD_ATTEMPT: Final = f"""INSERT INTO attempts (job, number, entries, data, token, {columns(EndRow)})
     VALUES (?, ?, ?, ?, ?, {placeholders(EndRow)})"""
+_COUNT_ATTEMPT: Final = "UPDATE jobs SET attempt = attempt + 1 WHERE id = ? AND attempt = ? AND state != 'done'"
 _EARLIER_TOKENS: Final = "SELECT token FROM attempts WHERE job = ? ORDER BY number"
 _FULL_INDEX: Final = INDEX_CAPACITY * ENTRY_SIZE  # bytes of an index that fills its place in the slot
 _CANCEL: Final = "UPDATE jobs SET cancelling = 1 WHERE id = ? AND state = 'running'"
@@ -62,7 +63,7 @@ def finish(
         if job is not None and job.is_held_by(token) and not job.cancelling:
             kept = token if _has_files(end, volume, head) else None
             attempt = (job_id, job.attempt, head.index, head.data, kept, *EndRow.from_end(end, volume))
-            db.execute(_ADD_ATTEMPT, attempt)
+            db.execute(ADD_ATTEMPT, attempt)
             is_due = next_attempt_at <= now
             state, due = (State.QUEUED, None) if is_due else (State.WAITING, next_attempt_at)
             check_changed(db.execute(_NEXT_ATTEMPT, (state, due, job_id, token)))
@@ -88,6 +89,12 @@ def _end(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Hea
 def _has_files(end: End, volume: Volume, head: Head) -> bool:
     """Return whether the attempt may have spilled; a lost one may have stored more than is known."""
     return end.ending is Ending.LOST or volume.stored > len(head.data) or len(head.index) >= _FULL_INDEX
+
+
+def add_lost_attempt(db: Db, job_id: int, attempt: int, end: End) -> None:
+    """Record an attempt that the history does not know of a job that waits or is queued; the next one follows."""
+    db.execute(ADD_ATTEMPT, (job_id, attempt, b"", b"", None, *EndRow.from_end(end, Volume())))
+    check_changed(db.execute(_COUNT_ATTEMPT, (job_id, attempt)))
 
 
 def requeue(db: Db, job_id: int, token: str, now: Millis) -> Transitions:

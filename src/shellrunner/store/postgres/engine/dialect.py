@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, get_type_hints
 from shellrunner.store import rows
 from shellrunner.store.columns import NewJobRow, columns
 from shellrunner.store.query import index_scans, search
-from shellrunner.store.units import admission, due_callbacks, locks
+from shellrunner.store.units import admission, due_callbacks, lifecycle, locks
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
@@ -39,6 +39,8 @@ _HOST_COLUMNS: Final = """jobs.host AS host, CASE WHEN jobs.state = 'running' TH
     hosts.unreachable) * 1000)::bigint FROM hosts WHERE hosts.name = jobs.host) END AS unreachable_since,
     jobs.found AS found"""
 
+_EARLIER_COLUMNS: Final = "attempts.host AS attempt_host, attempts.found AS attempt_found"
+
 # Statements that mean the same, but are written otherwise here. What is searched of a job has a table of its own:
 # its index would be written with each change of the job's row.
 _WHOLE: Final = {
@@ -54,6 +56,9 @@ _WHOLE: Final = {
             FROM (VALUES ({_TYPED})) AS new ({columns(NewJobRow)}) RETURNING id),
         searched AS (INSERT INTO search (job, text) SELECT id, ? FROM added)
         SELECT id FROM added""",
+    lifecycle.ADD_ATTEMPT: lifecycle.ADD_ATTEMPT.replace("token, ", "token, host, ", 1).replace(
+        "VALUES (?, ?, ?, ?, ?, ", "VALUES (?, ?, ?, ?, ?, (SELECT host FROM jobs WHERE id = ?), ", 1
+    ),
     search.INDEXED_UP_TO: "SELECT 0",  # so the units leave the index alone; triggers follow what they do to jobs
 }
 
@@ -68,6 +73,7 @@ def _with_searched(row: Parameters) -> Parameters:
 _FURTHER: Final[dict[str, Callable[[Parameters], Parameters]]] = {
     admission.ADD: _with_searched,
     due_callbacks.JOB_ENDED: lambda values: values[2:],
+    lifecycle.ADD_ATTEMPT: lambda values: (*values[:5], values[0], *values[5:]),
 }
 
 
@@ -82,6 +88,7 @@ class Statement(NamedTuple):
 def translate(original: str) -> Statement:
     """Return the statement as PostgreSQL takes it."""
     sql = _WHOLE.get(original, original)
+    sql = sql.replace(rows.EARLIER_COLUMNS, _EARLIER_COLUMNS)
     sql = sql.replace(rows.HOST_COLUMNS, _HOST_COLUMNS).replace(index_scans.HOST, "host")
     sql = _INDEXED_BY.sub("", sql)
     sql = _JSON_EACH.sub(_elements, sql)

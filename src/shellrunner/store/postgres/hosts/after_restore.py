@@ -18,6 +18,7 @@ from shellrunner.store.postgres import schema
 from shellrunner.store.postgres.engine import failures
 from shellrunner.store.postgres.engine.connection_thread import connect
 from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
+from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.hosts.reconciler import skip_ids
 from shellrunner.store.postgres.transaction import advisory, tallies
 from shellrunner.store.transition import Transitions
@@ -30,7 +31,8 @@ _DETAIL: Final = f"{_REASON} while it ran; how it ended is not known"
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _RAISE_EPOCH: Final = """UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'epoch'
     RETURNING value::bigint"""
-_RUNNING: Final = """SELECT id, token FROM jobs WHERE state = 'running' AND id > ? ORDER BY id LIMIT ? FOR UPDATE"""
+_RUNNING: Final = """SELECT id, attempt, token, spec FROM jobs WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?
+    FOR UPDATE"""
 _UPDATE_HOSTS: Final = 'SELECT pg_notify(\'shellrunner_nodes\', \'{"from": "", "flags": ["everything"]}\')'
 
 
@@ -76,8 +78,16 @@ def _lose_some(connection: Connection, db: Db, after: int, now: Millis) -> list[
     end, ended = End(Ending.LOST, now, detail=_DETAIL), []
     transitions: Transitions = []
     with connection.transaction():
-        for job_id, token in db.execute(_RUNNING, (after, _BATCH_SIZE)).fetchall():
-            transitions += lifecycle.finish(db, job_id, token, end=end, volume=Volume(), head=Head())
+        for job_id, attempt, token, spec in db.execute(_RUNNING, (after, _BATCH_SIZE)).fetchall():
+            transitions += lifecycle.finish(
+                db,
+                job_id,
+                token,
+                end=end,
+                volume=Volume(),
+                head=Head(),
+                next_attempt_at=losing.retry_at(spec, attempt, end),
+            )
             ended.append(job_id)
         tallies.write(db, _NODE, transitions)
     return ended

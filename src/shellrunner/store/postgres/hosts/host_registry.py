@@ -103,4 +103,4 @@ class HostRegistry:
             return transitions, transitions
 
         transitions = await self._engine.change(remove, self._listener.committed)
-        return sum(each.ending is not None and each.before == "running" for each in transitions) or None
+        return losing.count(transitions) or None

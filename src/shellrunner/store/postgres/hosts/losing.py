@@ -1,14 +1,15 @@
 """Declaring running jobs of a host `lost`, once there is proof that nobody will report how they end.
 
-Units of the store. Used where there is such a proof (an admin removes the host, another boot of it joins, it has been
-away for too long); must not judge itself.
+That is the end of an attempt as any other: the next one follows if the job's `retries` say so. Units of the store.
+Used where there is such a proof (an admin removes the host, another boot of it joins, it has been away for too long);
+must not judge itself.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from shellrunner.clock import Millis
-from shellrunner.model import End, Ending
+from shellrunner.model import End, Ending, JobSpec, State, next_attempt_at
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
 from shellrunner.store.postgres.output_chunks import chunk_rows
@@ -17,7 +18,7 @@ from shellrunner.store.units import lifecycle
 
 BATCH_SIZE: Final = 100  # jobs that are declared lost in one commit
 # In the order of ids, as every transaction that locks several jobs.
-_RUNNING: Final = """SELECT id, attempt, token FROM jobs WHERE state = 'running' AND host = ?
+_RUNNING: Final = """SELECT id, attempt, token, spec FROM jobs WHERE state = 'running' AND host = ?
     ORDER BY id LIMIT ? FOR UPDATE"""
 
 
@@ -30,15 +31,29 @@ def lose(
     *,
     only: Callable[[int, int, str], bool] = lambda *_: True,
 ) -> Transitions:
-    """End some of the jobs that run on this host as lost, with all consequences; none if none is left.
+    """End some of the attempts that run on this host as lost, with all consequences; none if none is left.
 
     `only` those of these ids, attempts and claim tokens.
     """
     transitions: Transitions = []
     end = End(Ending.LOST, now, detail=detail)
-    for job_id, attempt, token in db.execute(_RUNNING, (host, limit)).fetchall():
+    for job_id, attempt, token, spec in db.execute(_RUNNING, (host, limit)).fetchall():
         if not only(job_id, attempt, token):
             continue
         volume = chunk_rows.sent(db, job_id, attempt).volume  # and no more, as the row is locked
-        transitions += lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head())
+        due = retry_at(spec, attempt, end)
+        transitions += lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head(), next_attempt_at=due)
     return transitions
+
+
+def retry_at(spec: str, attempt: int, end: End) -> Millis | None:
+    """Return when another attempt follows this end, by the text of the job's specification; None: there is none."""
+    try:
+        return next_attempt_at(JobSpec.model_validate_json(spec), attempt, end, end.completed)
+    except ValueError:  # damaged: it could not be started
+        return None
+
+
+def count(transitions: Transitions) -> int:
+    """Return how many attempts were declared lost by these transitions."""
+    return sum(each.before is State.RUNNING and each.after is not State.RUNNING for each in transitions)

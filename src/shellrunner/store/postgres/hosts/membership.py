@@ -6,8 +6,10 @@ Built by `composition`; puts the parts of `hosts` together. Must not know the re
 from collections.abc import Sequence
 from typing import Protocol
 
+from shellrunner.model import Claim
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
+from shellrunner.store.postgres.hosts import late_witness
 from shellrunner.store.postgres.hosts.end_writer import EndWriter
 from shellrunner.store.postgres.hosts.host_registry import HostRegistry
 from shellrunner.store.postgres.hosts.judge import Judge
@@ -20,6 +22,7 @@ from shellrunner.store.postgres.node_config import Peer
 from shellrunner.store.postgres.output_chunks.output_ends import OutputEnds
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.transition import CommitListener
+from shellrunner.store.values import SlotClaim
 from shellrunner.tasks import TaskGroup
 
 
@@ -92,6 +95,10 @@ class Membership:
     def met(self, name: str) -> None:
         """Follow that this node lives."""
         self._lease.met(name)
+
+    async def lost_claims(self, claims: Sequence[SlotClaim]) -> Sequence[Claim]:
+        """Return those of these claims that are lost, and of which no witness has reported yet."""
+        return await self._engine.read(lambda db: late_witness.lost_claims(db, claims)) if claims else ()
 
     async def join(self, node: str) -> None:
         """Become a host of the history, with what this node runs by it.

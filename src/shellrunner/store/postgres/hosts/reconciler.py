@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from shellrunner.model import End, Ending
 from shellrunner.store.db import Db
@@ -21,13 +21,13 @@ from shellrunner.store.postgres.transaction import advisory
 from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal
 from shellrunner.store.postgres.transaction.situation import Era, TransactionState
 from shellrunner.store.transition import CommitListener, Transitions
-from shellrunner.store.units import dependents
+from shellrunner.store.units import dependents, lifecycle
 
 _log = logging.getLogger(__name__)
 
 STARTED_HERE: Final = "the database has forgotten that it was started on host {}; how it ended is not known"
 _BATCH_SIZE: Final = 500
-_UNSTARTED: Final = """SELECT id, attempt FROM jobs WHERE id = ANY(?) AND state IN ('waiting', 'queued')
+_UNSTARTED: Final = """SELECT id, attempt, spec FROM jobs WHERE id = ANY(?) AND state IN ('waiting', 'queued')
     ORDER BY id"""
 _SERVER: Final = "SELECT value FROM meta WHERE key = 'server'"
 _SET: Final = "UPDATE meta SET value = ? WHERE key = ?"
@@ -42,6 +42,13 @@ _RAISE_IDS: Final = "SELECT setval('jobs_id_seq', ?) FROM jobs_id_seq WHERE last
 def skip_ids(db: Db) -> None:
     """Let ids continue far above those that the history may have forgotten: nobody gets another's job by its id."""
     db.execute(_SKIP_IDS).fetchall()
+
+
+class _Refused(NamedTuple):
+    """How many attempts are lost, and the transitions of those that were the last."""
+
+    lost: int
+    transitions: Transitions
 
 
 @dataclass(slots=True)
@@ -100,7 +107,7 @@ class Reconciler:
         lost = 0
         for start in range(0, len(unstarted), _BATCH_SIZE):
             refuse = partial(self._refuse, job_ids=unstarted[start : start + _BATCH_SIZE])
-            lost += len(await self.engine.change(refuse, self.listener.committed))
+            lost += (await self.engine.change(refuse, self._refused)).lost
         lost += len(await self.engine.change(self._lose_forgotten, self.listener.committed))
         if lost:
             _log.error("the database had forgotten what was started here: jobs are lost", extra={"jobs": lost})
@@ -109,21 +116,30 @@ class Reconciler:
         """Return the last id that was given, and which of these jobs were started here, but not by the history."""
         ((last_id,),) = db.execute(_LAST_ID).fetchall()
         found = db.execute(_UNSTARTED, (job_ids,)).fetchall()
-        return last_id, [job_id for job_id, attempt in found if self.journal.has_started(job_id, attempt)]
+        return last_id, [job_id for job_id, attempt, _ in found if self.journal.has_started(job_id, attempt)]
 
     def _raise_ids(self, db: Db, last: int) -> None:
         """Let ids continue above this one, while nobody adds jobs."""
         advisory.lock(db, advisory.ADMISSION)
         db.execute(_RAISE_IDS, (last, last)).fetchall()
 
-    def _refuse(self, db: Db, job_ids: list[int]) -> tuple[Transitions, Transitions]:
-        """End those of these jobs that are still not started by the history."""
+    def _refused(self, refused: "_Refused") -> None:
+        self.listener.committed(refused.transitions)
+
+    def _refuse(self, db: Db, job_ids: list[int]) -> "tuple[_Refused, Transitions]":
+        """End those attempts of these jobs that are still not started by the history."""
         transitions: Transitions = []
+        lost = 0
         end = End(Ending.LOST, self.clock.now(), detail=STARTED_HERE.format(self.state.node.name))
-        for job_id, attempt in db.execute(f"{_UNSTARTED} FOR UPDATE", (job_ids,)).fetchall():
-            if self.journal.has_started(job_id, attempt):
+        for job_id, attempt, spec in db.execute(f"{_UNSTARTED} FOR UPDATE", (job_ids,)).fetchall():
+            if not self.journal.has_started(job_id, attempt):
+                continue
+            lost += 1
+            if losing.retry_at(spec, attempt, end) is None:
                 transitions += dependents.end_unstarted(db, job_id, end)
-        return transitions, transitions
+            else:
+                lifecycle.add_lost_attempt(db, job_id, attempt, end)
+        return _Refused(lost, transitions), transitions
 
     def _lose_forgotten(self, db: Db) -> tuple[Transitions, Transitions]:
         """End jobs that run here by the history, though this node knows that they have ended."""

@@ -34,7 +34,7 @@ _NODE: Final = dict.fromkeys(
 ) | {"meta": "SELECT, INSERT, UPDATE"}  # fmt: skip
 _API: Final = _NODE | {
     "outputs": "SELECT, DELETE",
-    "attempts": "SELECT, DELETE",
+    "attempts": "SELECT, INSERT, DELETE",
     "chunks": "SELECT, DELETE",
     "commands": "SELECT, DELETE",
 }
@@ -69,7 +69,8 @@ BEGIN
             NEW.token IS DISTINCT FROM OLD.token OR NEW.host IS DISTINCT FROM OLD.host THEN
             RAISE insufficient_privilege USING MESSAGE = 'the role of an API node may not claim jobs';
         ELSIF OLD.state = 'running' AND NEW.state != 'running'
-            AND NOT (NEW.state = 'done' AND NEW.ending IS NOT DISTINCT FROM 'lost') THEN
+            AND NOT (NEW.state = 'done' AND NEW.ending IS NOT DISTINCT FROM 'lost')
+            AND NOT (NEW.state IN ('waiting', 'queued') AND NEW.attempt = OLD.attempt + 1) THEN
             RAISE insufficient_privilege USING MESSAGE = 'the role of an API node may not end jobs that run';
         END IF;
     END IF;
@@ -78,6 +79,15 @@ BEGIN
     END IF;
     RETURN NEW;
 END $guard$;
+CREATE OR REPLACE FUNCTION guard_attempt() RETURNS trigger LANGUAGE plpgsql AS $guard$
+BEGIN
+    IF (SELECT kind FROM public.node_roles WHERE name = session_user) = 'api' THEN
+        RAISE insufficient_privilege USING MESSAGE = 'the role of an API node may not end jobs that run';
+    END IF;
+    RETURN NEW;
+END $guard$;
+CREATE OR REPLACE TRIGGER guard_attempt BEFORE INSERT ON attempts FOR EACH ROW
+    WHEN (NEW.ending != 'lost') EXECUTE FUNCTION guard_attempt();
 CREATE OR REPLACE TRIGGER guard_new_job BEFORE INSERT ON jobs FOR EACH ROW
     WHEN (NEW.token IS NOT NULL OR NEW.host IS NOT NULL OR NEW.state IN ('running', 'done'))
     EXECUTE FUNCTION guard_job();
