@@ -1,6 +1,8 @@
 """The claim journal: what a node has started is not run twice, whatever the database has forgotten."""
 
 import asyncio
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from shellrunner.model.job import End
 from shellrunner.store import Head
 from shellrunner.store.postgres.hosts.after_restore import declare_restored
 from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal, StartedAttempt
+from shellrunner.store.postgres.transaction.situation import Era
 from tests.support import nodes
 from tests.support.nodes import Cluster
 from tests.support.waiting import until
@@ -19,7 +22,37 @@ TIMEOUT = 20.0
 LEASE = 1.0
 EXITED = End(Ending.EXITED, 2000, exit_code=0, started=1000, duration=0.5)
 FORGET = """UPDATE jobs SET state = 'queued', keeper = NULL, token = NULL, claimed = NULL WHERE id = %s"""
+RUNNING = "SELECT token FROM jobs WHERE state = 'running'"
+HISTORY = "this history"
+ERA = ("epoch", "server")
+# The first commit of a claim fails.
+REFUSED_ONCE = """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('runs') = 1 THEN RAISE serialization_failure; END IF; RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.state = 'running') EXECUTE FUNCTION refuse()"""
 COUNT_QUEUED = "UPDATE counts SET running = running - 1, queued = queued + 1 WHERE node = %s"
+
+
+def start(journal: ClaimJournal, *attempts: StartedAttempt) -> None:
+    """Note in the journal that these are claimed, and will be started."""
+    journal.claim(attempts, "history")
+    journal.confirm()
+
+
+def leave_record(cluster: Cluster, job_id: int, history: str) -> None:
+    """Leave in the journal of node a what it leaves there when it is killed during COMMIT, under the token t."""
+    if history == HISTORY:
+        epoch, server = (cluster.execute("SELECT value FROM meta WHERE key = %s", key)[0][0] for key in ERA)
+        history = str(Era(int(epoch), server))
+    journal = ClaimJournal(cluster.directory / "a" / "claims.journal")
+    journal.claim([StartedAttempt(job_id, 1, "t")], history)
+    journal.close()
+
+
+def marks(cluster: Cluster) -> list[bytes]:
+    """Return the marks of the records of node a."""
+    lines = (cluster.directory / "a" / "claims.journal").read_bytes().split(b"\n")
+    return [line[-1:] for line in lines if line.strip(b"\0")]
 
 
 @pytest.fixture
@@ -32,7 +65,7 @@ def cluster(tmp_path: Path) -> object:
 def test_what_was_started_is_found_after_opening_it_again(tmp_path: Path) -> None:
     """Started attempts are found, released ones are not, and a torn record hides no other."""
     journal = ClaimJournal(tmp_path / "journal", 8)
-    journal.start([StartedAttempt(1, 1, "a"), StartedAttempt(2, 1, "b"), StartedAttempt(3, 2, "c")])
+    start(journal, StartedAttempt(1, 1, "a"), StartedAttempt(2, 1, "b"), StartedAttempt(3, 2, "c"))
     journal.release(2, "b")
     journal.release(3, "another claim's token")
     journal.close()
@@ -50,13 +83,113 @@ def test_the_journal_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
     journal = ClaimJournal(tmp_path / "journal", 8)
     size = (tmp_path / "journal").stat().st_size
     for number in range(5, 95, 3):
-        journal.start(StartedAttempt(each, 1, f"t{each}") for each in range(number, number + 3))
+        start(journal, *(StartedAttempt(each, 1, f"t{each}") for each in range(number, number + 3)))
     journal.close()
     journal = ClaimJournal(tmp_path / "journal", 8)
     assert journal.job_ids == list(range(87, 95))
-    journal.start([StartedAttempt(95, 1, "t")])
+    start(journal, StartedAttempt(95, 1, "t"))
     assert journal.job_ids == list(range(88, 96))
     assert (tmp_path / "journal").stat().st_size == size
+    journal.close()
+
+
+def test_what_was_not_confirmed_is_left_to_the_history_it_was_claimed_in(tmp_path: Path) -> None:
+    """Until that has decided it counts as started, in another history for good; what was withdrawn never does."""
+    journal = ClaimJournal(tmp_path / "journal", 8)
+    start(journal, StartedAttempt(1, 1, "a"))
+    journal.claim([StartedAttempt(2, 1, "b")], "history")
+    assert not journal.has_started(2, 1)
+    journal.withdraw()
+    journal.claim([StartedAttempt(3, 1, "c"), StartedAttempt(4, 1, "d")], "history")
+    journal.close()  # as a server that is killed: without a mark
+    journal = ClaimJournal(tmp_path / "journal", 8)
+    assert journal.job_ids == [1, 3, 4]
+    assert journal.doubtful("another history") == []
+    assert journal.doubtful("history") == [StartedAttempt(3, 1, "c"), StartedAttempt(4, 1, "d")]
+    journal.settle(StartedAttempt(3, 1, "c"), is_claimed=False)
+    journal.settle(StartedAttempt(4, 1, "d"), is_claimed=True)
+    assert journal.job_ids == [1, 4]
+    assert journal.doubtful("history") == []
+    journal.close()
+    journal = ClaimJournal(tmp_path / "journal", 8)
+    assert journal.job_ids == [1, 4]
+    journal.close()
+
+
+def test_a_mark_changes_no_other_byte_of_what_is_synced(tmp_path: Path) -> None:
+    """So a host that crashes while it is written has the record, with it or without."""
+    journal = ClaimJournal(tmp_path / "journal", 8)
+    journal.claim([StartedAttempt(1, 1, "a"), StartedAttempt(2, 1, "b")], "history")
+    synced = (tmp_path / "journal").read_bytes()
+    journal.confirm()
+    journal.close()
+    marked = (tmp_path / "journal").read_bytes()
+    assert [(one, other) for one, other in zip(synced, marked, strict=True) if one != other] == [tuple(b" +")] * 2
+
+
+@pytest.mark.parametrize("is_committed", [False, True], ids=["before COMMIT", "after COMMIT"])
+async def test_a_server_that_is_killed_while_it_claims_loses_no_job(cluster: Cluster, *, is_committed: bool) -> None:
+    """The record is there, no keeper was given the job: by the history, it is queued, or runs and is put back."""
+    async with cluster.node("a") as one:
+        job = await one.add(SPEC)
+    if is_committed:
+        cluster.execute("UPDATE jobs SET state = 'running', token = 't', keeper = 1, host = 'a'")
+        cluster.execute("UPDATE counts SET running = 1, queued = 0")
+    leave_record(cluster, job.id, HISTORY)
+    async with cluster.node("a") as one:
+        if is_committed:
+            assert [claim.token for claim in await one.running()] == ["t"]
+            assert await one.requeue(job.id, "t")
+        assert (await asyncio.wait_for(one.claim(1, "u"), TIMEOUT)).job_id == job.id
+
+
+async def test_after_a_failover_what_was_being_claimed_counts_as_started(cluster: Cluster) -> None:
+    """The server to which COMMIT was sent is gone, and may have confirmed it: the job is lost, and not run."""
+    async with cluster.node("a") as one:
+        job = await one.add(SPEC)
+    leave_record(cluster, job.id, "the history on a server that is gone")
+    async with cluster.node("a") as one:
+
+        async def is_lost() -> bool:
+            phase = (await one.job(job.id)).phase
+            return isinstance(phase, Done) and phase.end.ending is Ending.LOST
+
+        await until(is_lost)
+
+
+async def test_no_keeper_gets_a_job_before_its_record_is_synced(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit does not wait for the disk of the node, the keeper does."""
+    may_sync, fdatasync = threading.Event(), os.fdatasync
+
+    def wait_and_sync(descriptor: int) -> None:
+        may_sync.wait(TIMEOUT)
+        fdatasync(descriptor)
+
+    async with cluster.node("a") as one:
+        await one.add(SPEC)
+        monkeypatch.setattr(os, "fdatasync", wait_and_sync)
+        claim = asyncio.ensure_future(one.claim(1, "t"))
+        try:
+            await until(lambda: cluster.execute(RUNNING) == [("t",)])
+            assert not claim.done()
+        finally:
+            may_sync.set()
+        assert (await asyncio.wait_for(claim, TIMEOUT)).token == "t"
+
+
+async def test_a_claim_whose_commit_fails_is_not_started_and_the_next_one_is(cluster: Cluster) -> None:
+    """It is run again: after a restart, the journal has only the claim that was committed."""
+    cluster.execute("CREATE SEQUENCE runs")
+    cluster.execute(REFUSED_ONCE)
+    async with cluster.node("a") as one:
+        job = await one.add(SPEC)
+        assert (await asyncio.wait_for(one.claim(1, "t"), TIMEOUT)).job_id == job.id
+        assert cluster.execute("SELECT last_value FROM runs") == [(2,)]
+    journal = ClaimJournal(cluster.directory / "a" / "claims.journal")
+    assert journal.has_started(job.id, 1, "t")
+    assert len([mark for mark in marks(cluster) if mark == b"-"]) == 1
     journal.close()
 
 

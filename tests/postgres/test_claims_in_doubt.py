@@ -10,6 +10,7 @@ import pytest
 from shellrunner.errors import OutcomeUnknown, StoreUnavailable
 from shellrunner.model import JobSpec
 from shellrunner.store.db import Db
+from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.store.units import lifecycle
 from tests.support.histories import SPEC
@@ -50,16 +51,16 @@ async def test_a_claim_of_a_batch_that_is_run_one_by_one_is_in_doubt_too(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit of one of its items takes effect without an answer: its job is claimed again, and once."""
-    execute: Any = psycopg.Connection.execute
+    commit: Any = PostgresDb.commit
     unanswered: list[str] = []
 
-    def lose_answer(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        result = execute(self, query, *arguments, **options)
-        if query == "COMMIT" and not unanswered:
-            (is_there,) = execute(self, "SELECT count(*) FROM jobs WHERE state = 'running'").fetchone()
+    def lose_answer(self: Any, *arguments: Any) -> Any:
+        result = commit(self, *arguments)
+        if not unanswered:
+            (is_there,) = self.execute("SELECT count(*) FROM jobs WHERE state = 'running'").fetchone()
             if is_there:
-                unanswered.append(query)
-                self.close()
+                unanswered.append(result)
+                self._connection.close()
                 raise psycopg.OperationalError("the connection was lost")
         return result
 
@@ -68,7 +69,7 @@ async def test_a_claim_of_a_batch_that_is_run_one_by_one_is_in_doubt_too(
 
     waiting = asyncio.ensure_future(store.claim(1, "t"))
     await store.check()
-    monkeypatch.setattr(psycopg.Connection, "execute", lose_answer)
+    monkeypatch.setattr(PostgresDb, "commit", lose_answer)
     doubtful, broken = await asyncio.gather(store.add(SPEC), store._engine.write(bug), return_exceptions=True)
     assert isinstance(doubtful, OutcomeUnknown)
     assert isinstance(broken, ZeroDivisionError)

@@ -109,14 +109,14 @@ async def _running(
     """Compose the store and run its tasks; at the end, finish what was submitted."""
     clock, (retention_limits, queues) = DatabaseClock(), limits
     node = replace(node, home=opened.place)
-    state = TransactionState(node, config.make_delivery(), queues, opened.journal)
+    # Neither notifications nor orders outlive a crash of PostgreSQL; a NOTIFY would wait for the disk all the same.
+    notifier = PostgresThread(config.url, "store-notifier", syncs=False)
+    outbox = Outbox(node.name, notifier, lambda: membership.peers)
+    state = TransactionState(node, config.make_delivery(), queues, opened.journal, outbox.waking)
     engine = PostgresEngine(config.url, node.name, state)
     storage = LocalStorage(state_dir)
     settings = SettingsView(engine, state)
     waiting = ClaimQueue(engine.writes.wake, FreeSpace(state_dir, config.min_free).is_low)
-    # Neither notifications nor orders outlive a crash of PostgreSQL; a NOTIFY would wait for the disk all the same.
-    notifier = PostgresThread(config.url, "store-notifier", syncs=False)
-    outbox = Outbox(node.name, notifier, lambda: membership.peers)
     notifications = Notifications(ClaimedOutput(storage, opened.owners))
     output = NodeOutput(
         node.name,

@@ -27,6 +27,8 @@ _GATHER_DELAY: Final = 0.04  # seconds
 _MAX_JOBS: Final = 350  # ids of each kind in one notification, which PostgreSQL limits to 8000 bytes
 _MAX_PENDING: Final = 5_000  # changed jobs; beyond, the others have to read everything again
 _SEND: Final = "SELECT pg_notify(channel, content) FROM unnest(%s::text[], %s::text[]) AS note (channel, content)"
+_WAKE: Final = """SELECT pg_notify(channel, '{"wake": 1}') FROM unnest(%s::text[]) AS note (channel),
+    (SELECT set_config('synchronous_commit', 'off', true) OFFSET 0) AS without_waiting"""
 CHANNEL: Final = "'shellrunner_' || left(encode(sha256(convert_to({}, 'UTF8')), 'hex'), 12)"  # as `channel_of`
 _SEND_CANCELLED: Final = f"""SELECT pg_notify({CHANNEL.format("host")}, '{{"cancel": 1}}')
     FROM (SELECT DISTINCT host FROM jobs WHERE id = ANY(%s) AND state = 'running' AND host <> %s) AS hosts"""  # noqa: S608
@@ -65,7 +67,6 @@ class Outbox:
         """Report to the others what a commit did to jobs."""
         if not self._peers():
             return
-        queued: list[str] = []
         for each in transitions:
             self._jobs[each.job_id] = None
             if each.after is State.DONE and each.has_dependents:
@@ -73,17 +74,12 @@ class Outbox:
             elif each.before is State.RUNNING and each.after is State.RUNNING:
                 self._cancelled.add(each.job_id)
                 self._is_urgent.set()
-            elif each.after is State.QUEUED:
-                queued.append(each.queue)
-            elif each.after is State.RUNNING and queued:
-                queued.pop()
         if len(self._jobs) > _MAX_PENDING:
             self._jobs.clear()
             self._flags.add(Flag.EVERYTHING)
         # Somebody may wait for an end: it is gathered only with what comes soon after another notification.
         if self._is_idle() and any(each.after is State.DONE for each in transitions):
             self._is_urgent.set()
-        self.wake_nodes(queued)
         self._wake.set()
 
     def _is_idle(self) -> bool:
@@ -108,16 +104,31 @@ class Outbox:
             self._is_urgent.set()
             self._wake.set()
 
-    def wake_nodes(self, queues: Sequence[str]) -> None:
-        """Wake nodes with free places for so many queued jobs, one for each."""
-        peers = [peer for peer in self._peers() if peer.free > 0]
+    def waking(self, transitions: Transitions) -> tuple[str, Sequence[Any]] | None:
+        """Return the statement that wakes nodes with free places, one for each job that is queued by then.
+
+        Used on the writer's thread, which sends it behind the COMMIT of these transitions: that is sooner than by the
+        connection of this class. It is a transaction of its own, which does not wait for the disk.
+        """
+        queues: list[str] = []
+        for each in transitions:
+            if each.after is State.QUEUED:
+                queues.append(each.queue)
+            elif each.before is State.QUEUED and each.after is State.RUNNING and queues:
+                queues.pop()
+        if not (chosen := self._choose(queues)):
+            return None
+        self.sent += len(chosen)
+        return _WAKE, [[channel_of(name) for name in chosen]]
+
+    def _choose(self, queues: Sequence[str]) -> set[str]:
+        peers = [peer for peer in self._peers() if peer.free > 0 and peer.name != self._node] if queues else []
         chosen: set[str] = set()
         for queue in queues[: sum(peer.free for peer in peers)]:
             able = [peer for peer in peers if peer.queues is None or queue in peer.queues]
             if able:
                 chosen.add(choices(able, [peer.free for peer in able])[0].name)  # noqa: S311  not a secret
-        for name in chosen:
-            self.send_to(name, {"wake": 1})
+        return chosen
 
     def send_to(self, node: str, content: Mapping[str, Any]) -> None:
         """Send a notification to one node, at once."""

@@ -7,6 +7,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -17,7 +18,7 @@ from shellrunner.store.components.batch_queue import WorkItem
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine import failures
 from shellrunner.store.postgres.engine.connection_thread import PostgresThread
-from shellrunner.store.postgres.engine.postgres_db import Connection
+from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
 from shellrunner.store.transition import Transitions
 
 _MAX_RUNS: Final = 10  # of one batch, while other transactions are in its way
@@ -70,8 +71,17 @@ class CommitHooks(Protocol):
     def before_commit(self, db: Db, transitions: Transitions, /) -> None:
         """Write what is kept of all transitions: counts and sizes."""
 
+    def committing(self, transitions: Transitions, /) -> None:
+        """Note what is being committed, while the server does so."""
+
+    def notification(self, transitions: Transitions, /) -> tuple[str, Sequence[Any]] | None:
+        """Return the statement by which others learn of it, if they have to at once; it is sent behind COMMIT."""
+
     def committed(self, transitions: Transitions, /) -> None:
         """Note what was committed, before anybody learns of it."""
+
+    def refused(self, transitions: Transitions, /) -> None:
+        """Note that it was not committed."""
 
     def unanswered(self, transitions: Transitions, /) -> None:
         """Note what was committed, or not: the connection was lost before that was answered."""
@@ -119,21 +129,30 @@ class GroupCommit:
         connection, db = thread.connection, thread.db
         try:
             roll_back(connection)  # one that could not be ended before
-            connection.execute("BEGIN")
+            db.begin()
             transitions = self._run_units(db, batch)
-            try:
-                answer = connection.execute("COMMIT").statusmessage
-            except psycopg.Error as error:
-                if failures.is_lost(error):
-                    raise _CommitNotAnswered(error, transitions) from None
-                raise
-            if answer != "COMMIT":  # a unit has passed over the error of a statement
-                raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
+            self._end(db, transitions)
             self.commits += 1
             if transitions:
                 self._hooks.committed(transitions)
         finally:
             roll_back(connection)
+
+    def _end(self, db: PostgresDb, transitions: Transitions) -> None:
+        try:
+            if transitions:
+                meanwhile = partial(self._hooks.committing, transitions)
+                answer = db.commit(meanwhile, self._hooks.notification(transitions))
+            else:
+                answer = db.commit()
+            if answer != "COMMIT":  # a unit has passed over the error of a statement
+                raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
+        except psycopg.Error as error:
+            if failures.is_lost(error) and not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                raise _CommitNotAnswered(error, transitions) from None
+            if transitions:
+                self._hooks.refused(transitions)
+            raise
 
     def _run_units(self, db: Db, batch: Sequence[WorkItem]) -> Transitions:
         transitions: Transitions = []

@@ -6,7 +6,7 @@ the store; called with each renewal of the lease. Must not know keepers.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.transaction import advisory
-from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal
+from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal, StartedAttempt
 from shellrunner.store.postgres.transaction.situation import Era, TransactionState
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import dependents, lifecycle
@@ -29,6 +29,7 @@ STARTED_HERE: Final = "the database has forgotten that it was started on host {}
 _BATCH_SIZE: Final = 500
 _UNSTARTED: Final = """SELECT id, attempt, spec FROM jobs WHERE id = ANY(?) AND state IN ('waiting', 'queued')
     ORDER BY id"""
+_RUNNING: Final = "SELECT id, attempt, token FROM jobs WHERE id = ANY(?) AND state = 'running'"
 _SERVER: Final = "SELECT value FROM meta WHERE key = 'server'"
 _SET: Final = "UPDATE meta SET value = ? WHERE key = ?"
 _HOLD_OFF: Final = """UPDATE meta SET value = (extract(epoch FROM clock_timestamp()) * 1000 + ?)::bigint::text
@@ -81,9 +82,23 @@ class Reconciler:
         is_first = self.state.era is None
         if not is_first:
             _log.warning("the history is of another epoch, or on another server", extra={"epoch": era.epoch})
+        await self._settle_doubtful(era)
         await self._refuse_started()
         self.state.era = era
         self.look_for_jobs()
+
+    async def _settle_doubtful(self, era: Era) -> None:
+        """Decide what became of a COMMIT that an earlier server of this node had sent when it was killed.
+
+        That transaction has ended: this server has got the name of the node only after it (`lease`).
+        """
+        if doubtful := self.journal.doubtful(str(era)):
+            await self.engine.write(lambda db: self._settle(db, doubtful))
+
+    def _settle(self, db: Db, doubtful: Sequence[StartedAttempt]) -> None:
+        claimed = set(db.execute(_RUNNING, ([each.job_id for each in doubtful],)).fetchall())
+        for each in doubtful:
+            self.journal.settle(each, is_claimed=each in claimed)
 
     def _adopt_server(self, db: Db, server: str) -> str:
         """Write that this server has the history now; nobody claims for the time of a lease."""

@@ -5,9 +5,9 @@ what the transaction itself does. Used on the writer's thread, by units that add
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from shellrunner.store.components.queue_counts import QueueCounts
 from shellrunner.store.db import Db, RowChangedError
@@ -31,6 +31,9 @@ class Era(NamedTuple):
 
     epoch: int
     server: str
+
+    def __str__(self) -> str:
+        return f"{self.epoch} {self.server}"
 
 
 @dataclass(slots=True)
@@ -77,15 +80,23 @@ class TransactionState:
     limits: those of config, replaced when they change. waiting: the keepers that wait for a job.
     free: those of them that have none in this run. priorities: of jobs that this run has added. era: the one
     that this node has followed. journal: what it has started. doubtful: tokens of claims that may be committed.
+    notify: returns the statement by which others learn at once of what a transaction does, if they have to.
     """
 
     def __init__(
-        self, node: NodeConfig, delivery: DeliveryEngine, limits: QueueLimits, journal: ClaimJournal
+        self,
+        node: NodeConfig,
+        delivery: DeliveryEngine,
+        limits: QueueLimits,
+        journal: ClaimJournal,
+        notify: Callable[[Transitions], tuple[str, Sequence[Any]] | None],
     ) -> None:
         self.node, self.delivery, self.limits, self.journal = node, delivery, limits, journal
         self.era: Era | None = None
         self.waiting: Sequence[WaitingKeeper] = ()
         self.doubtful: set[str] = set()
+        self._notify = notify
+        self._claims_in: Era | None = None
         self.free: list[WaitingKeeper] = []
         self.priorities: dict[int, int] = {}
         self._served: set[str] = (
@@ -134,16 +145,30 @@ class TransactionState:
         """Write the counts and sizes."""
         tallies.write(db, self.node.name, transitions)
 
-    def committed(self, transitions: Transitions) -> None:
-        """Note in the journal what is being started, before any keeper learns of it."""
+    def committing(self, transitions: Transitions) -> None:
+        """Note in the journal what is being claimed: it has to be synced before a keeper learns of it."""
         claimed = [(each.job_id, each.owner) for each in transitions if each.owner is not None]
         if claimed:
-            self._served.update(owner.token for _, owner in claimed)
-            self.journal.start(StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed)
+            attempts = [StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed]
+            self.journal.claim(attempts, str(self._claims_in))
+
+    def notification(self, transitions: Transitions) -> tuple[str, Sequence[Any]] | None:
+        """Return what wakes other nodes for the jobs that were queued."""
+        return self._notify(transitions)
+
+    def committed(self, transitions: Transitions) -> None:
+        """Note in the journal that what was claimed will be started."""
+        self._served.update(each.owner.token for each in transitions if each.owner is not None)
+        self.journal.confirm()
+
+    def refused(self, transitions: Transitions) -> None:
+        """Note in the journal that nothing was claimed."""
+        self.journal.withdraw()
 
     def unanswered(self, transitions: Transitions) -> None:
         """Note which claims may have been committed, though no keeper is given them."""
         self.doubtful.update(each.owner.token for each in transitions if each.owner is not None)
+        self.journal.withdraw()
 
     # For units --------------------------------------------------------------------------------------------------
 
@@ -175,6 +200,7 @@ class TransactionState:
 
     def may_claim(self, situation: Situation) -> bool:
         """Return whether this node may claim anything now."""
+        self._claims_in = situation.era
         return (
             situation.incarnation == self.node.incarnation
             and situation.era == self.era
