@@ -107,7 +107,7 @@ async def test_the_next_attempt_runs_elsewhere_and_the_first_ones_end_is_added_t
 async def test_a_command_that_still_runs_when_its_host_returns_is_seen_to_its_end(
     hosts: Cluster, tmp_path: Path
 ) -> None:
-    """It is listed as unknown, and not ended by itself; its end is added although the job has its result already."""
+    """It is counted, and not ended by itself; its end is added although the job has its result already."""
     first, _ = hosts.workers
     job = await submit_at_first(hosts, tmp_path)
     await first.service.kill()
@@ -116,11 +116,11 @@ async def test_a_command_that_still_runs_when_its_host_returns_is_seen_to_its_en
     await hosts.apis[0].service.result(job)
     await first.start()
 
-    async def listed() -> bool:
-        keepers = (await ask(hosts, "GET", "/api/keepers"))["keepers"]
-        return [(each["host"], each["job_id"]) for each in keepers] == [("first", job)]
+    async def counted() -> bool:
+        workers = (await ask(hosts, "GET", "/api/workers"))["workers"]
+        return [each["unsettled"] for each in workers if each["host"] == "first"] == [1]
 
-    await until(listed, what="the command is listed")
+    await until(counted, what="the command is counted")
     assert (await attempt(hosts, job, 1))["found"] is None
     (tmp_path / "gate-1").touch()
 

@@ -311,7 +311,8 @@ class PostgresServer:
         self.execute("ALTER SYSTEM SET primary_conninfo = ''")
         self.execute("SELECT pg_reload_conf()")
         _until(
-            lambda: not self.execute("SELECT FROM pg_stat_wal_receiver WHERE pid IS NOT NULL"), "it receives nothing"
+            lambda: not self.execute("SELECT 1 FROM pg_stat_wal_receiver WHERE pid IS NOT NULL"),
+            "it receives nothing",
         )
 
     def wait_for_replay(self, primary: "PostgresServer") -> None:

@@ -275,15 +275,16 @@ class History(Results, Protocol):
     async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
         """Request the end of the job; one that has not started is done (`cancelled`) at once. Idempotent.
 
-        With `kill_only` a running command is ended by KILL, without TERM and grace.
+        With `kill_only` a running command is ended by KILL, without TERM and grace. That of a `lost` job is ended if
+        another host may still run it; the job stays as it is.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
-            AlreadyDone: it is done.
+            AlreadyDone: it is done, and not in this way.
         """
 
     async def delete_job(self, job_id: int) -> None:
-        """Delete a job that is done, with its result and output.
+        """Delete a job that is done, with its result and output; end its command if it is lost and still runs.
 
         Raises:
             NoSuchJob: never accepted, or deleted.
@@ -376,7 +377,10 @@ class Work(Protocol):
         """
 
     async def running(self) -> Sequence[Claim]:
-        """Return the claims of all running jobs, without their secrets, the oldest job first."""
+        """Return the claims of all running jobs, without their secrets, the oldest job first.
+
+        Also of those that are lost, or deleted since, and of which this host has reported nothing yet.
+        """
 
     async def lost_claims(self, find: Callable[[], Sequence[SlotClaim]], /) -> Sequence[Claim]:
         """Return those of the claims found that the history calls lost, and whose ends it may still take (`finish`).
@@ -385,7 +389,7 @@ class Work(Protocol):
         """
 
     async def cancelling(self) -> Sequence[Claim]:
-        """Return the claims of the running jobs whose cancellation was requested, the oldest job first."""
+        """Return those of these claims whose commands are to be ended, the oldest job first."""
 
     def watch_cancel_requests(self) -> AbstractContextManager[Subscription]:
         """Subscribe to requests to cancel a running job."""

@@ -31,10 +31,11 @@ class Host:
     """A host of the history.
 
     queues: from which it runs jobs, by name (None: from all). slots: how many it runs at once. running: how many run
-    there by the history. free: how many more it would start now. claims: whether it runs any at all (else it only
-    answers). draining: it starts no more jobs until it is resumed. reachable: its lease has not expired; else its
-    running jobs are not judged before there is proof, and `seen` is since when nothing is known of it. joined: when
-    the history knew it first. is_this: it is the one that answers.
+    there by the history. unsettled: how many commands of jobs that are lost, or deleted since, may still run there,
+    as nothing was reported of them yet. free: how many more it would start now. claims: whether it runs any at all
+    (else it only answers). draining: it starts no more jobs until it is resumed. reachable: its lease has not
+    expired; else its running jobs are not judged before there is proof, and `seen` is since when nothing is known of
+    it. joined: when the history knew it first. is_this: it is the one that answers.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Host:
     queues: tuple[str, ...] | None
     slots: int
     running: int
+    unsettled: int
     free: int
     claims: bool
     draining: bool

@@ -70,6 +70,7 @@ class Supervisor:
         self.unknown_keepers = UnknownKeepers(keepers, self._report_ends)
         self._limit = ConcurrencyLimit(max_running)
         self._running_jobs: dict[int, RunningJob] = {}
+        self._earlier_attempts: dict[str, RunningJob] = {}  # by claim token: lost, and running on beside the last one
         self._workers = 0
         self._idle: set[asyncio.Task[None]] = set()  # workers that wait for a claim
         self._changed = asyncio.Event()
@@ -195,9 +196,16 @@ class Supervisor:
     async def _claim(self, worker: asyncio.Task[None], connection: KeeperConnection) -> RunningJob:
         self._idle.add(worker)
         claim = await self._store.claim(connection.number, new_claim_token())
-        job = self._running_jobs[claim.job_id] = RunningJob(claim, self._store.command_changed)
+        job = RunningJob(claim, self._store.command_changed)
+        self._add(job)
         self._set_busy(worker)
         return job
+
+    def _add(self, job: RunningJob) -> None:
+        earlier = self._running_jobs.get(job.claim.job_id)
+        if earlier is not None:
+            self._earlier_attempts[earlier.claim.token] = earlier
+        self._running_jobs[job.claim.job_id] = job
 
     def _set_busy(self, worker: asyncio.Task[None]) -> None:
         """Note that this worker waits for no claim; wake up the pool if it needs another one."""
@@ -210,6 +218,7 @@ class Supervisor:
 
     def _recorded(self, job: RunningJob) -> None:
         self._runner.end_recorded(job)
+        self._earlier_attempts.pop(job.claim.token, None)
         if self._running_jobs.get(job.claim.job_id) is job:  # else its next attempt has begun
             del self._running_jobs[job.claim.job_id]
         if self._draining:
@@ -222,7 +231,7 @@ class Supervisor:
             while True:
                 try:
                     for claim in await self._store.cancelling():
-                        job = self._running_jobs.get(claim.job_id)
+                        job = self._earlier_attempts.get(claim.token) or self._running_jobs.get(claim.job_id)
                         if job and job.claim.token == claim.token:
                             job.kill_only = claim.kill_only  # who cancels it may have decided that
                             self._runner.cancel(job)
@@ -256,7 +265,7 @@ class Supervisor:
         self._limit = ConcurrencyLimit(self._max_running, len(claims))
         for claim in claims:
             job = RunningJob(claim, self._store.command_changed, is_adopted=True)
-            self._running_jobs[claim.job_id] = job
+            self._add(job)
             tasks.create_task(self._adopt(job), name=f"adopt {claim.job_id}")
         if claims:
             log.info("jobs adopted", extra={"jobs": [claim.job_id for claim in claims]})

@@ -278,6 +278,8 @@ class Worker(TypedDict):
     """How many jobs it runs at once."""
     running: Count
     """How many run there, by the history."""
+    unsettled: Count
+    """How many commands of jobs that are `lost`, or deleted since, may still run there."""
     free: Count
     """How many more it would start now."""
     draining: bool

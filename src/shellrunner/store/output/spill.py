@@ -175,6 +175,10 @@ class SpillRemover:
         """
         self._discarded.put_nowait((job_id, tokens, first))
 
+    async def done(self) -> None:
+        """Return once everything that was discarded so far is removed."""
+        await self._discarded.join()
+
     def close(self) -> None:
         """Let `run` return once everything discarded was removed."""
         self._discarded.put_nowait(None)
@@ -183,6 +187,7 @@ class SpillRemover:
         """Remove what is discarded, until `close`."""
         while (discarded := await self._discarded.get()) is not None:
             await asyncio.to_thread(remove, self._state_dir, *discarded)
+            self._discarded.task_done()
 
 
 def remove(state_dir: str, job_id: int, tokens: tuple[str | None, ...] = (None,), first: int = 1) -> None:

@@ -31,6 +31,7 @@ from shellrunner.store.postgres.effects.node_effects import NodeEffects
 from shellrunner.store.postgres.effects.outbox import NODES_CHANNEL, Outbox, channel_of
 from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.effects.sweep import Sweep
+from shellrunner.store.postgres.effects.unwanted_commands import UnwantedCommands
 from shellrunner.store.postgres.engine.connection_thread import PostgresThread
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts.lease import LEASE
@@ -124,6 +125,7 @@ async def _running(
         storage,
         opened.owners,
         engine.read,
+        run_write=engine.write,
         send_note=outbox.send_to,
         notifications=notifications,
     )
@@ -168,6 +170,7 @@ async def _running(
             settings=settings,
             retention=retention,
             bulk=BulkChanges(NodeBulkWriter(engine, effects), clock.now, plan_text),
+            unwanted=UnwantedCommands(engine, effects, clock.now),
             plan_text=plan_text,
             membership=membership,
             orders=orders,

@@ -74,6 +74,7 @@ from shellrunner.store.postgres.claims import NodeClaims
 from shellrunner.store.postgres.effects.node_effects import NodeEffects
 from shellrunner.store.postgres.effects.outbox import Flag
 from shellrunner.store.postgres.effects.retention_task import RetentionTask
+from shellrunner.store.postgres.effects.unwanted_commands import UnwantedCommands
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts.membership import Membership
@@ -109,6 +110,7 @@ class NodeParts:
     settings: SettingsView
     retention: RetentionTask
     bulk: BulkChanges
+    unwanted: UnwantedCommands
     plan_text: PlanText
     membership: Membership
     orders: OrderExchange
@@ -249,15 +251,10 @@ class PostgresStore:
         return await self._parts.output.find(job_id, attempt)
 
     async def request_cancel(self, job_id: int, *, kill_only: bool = False) -> Job:
-        def cancel(db: Db) -> tuple[tuple[Job, Transitions], Transitions]:
-            job, transitions = lifecycle.request_cancel(db, job_id, self._now(), kill_only=kill_only)
-            return (job, transitions), transitions
-
-        job, _ = await self._engine.change(cancel, lambda outcome: self._effects.committed(outcome[1]))
-        return job
+        return await self._parts.unwanted.request_cancel(job_id, kill_only=kill_only)
 
     async def delete_job(self, job_id: int) -> None:
-        await self._change(lambda db: [lifecycle.delete_job(db, job_id)])
+        await self._parts.unwanted.delete_job(job_id)
 
     async def delete_result(self, job_id: int) -> None:
         await self._change(lambda db: [lifecycle.delete_result(db, job_id)])

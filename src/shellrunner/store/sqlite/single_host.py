@@ -29,6 +29,7 @@ class SingleHost:
             queues=None,
             slots=self.host.slots,
             running=running,
+            unsettled=0,
             free=max(self.host.slots - running, 0),
             claims=True,
             draining=False,

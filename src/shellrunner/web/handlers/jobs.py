@@ -168,7 +168,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
     A waiting or queued job ends at once. A running command and everything that it started get SIGTERM and, after a
     grace period, SIGKILL; where a token with `commands` submitted it, or cancels it, SIGKILL at once. The request may
-    be repeated while the job is being cancelled.
+    be repeated while the job is being cancelled. So may that of a job that is `lost` and whose host, which was not
+    reachable, may still run it: the host ends the command, and its result says so (`found`).
     """
     request.app[STREAMS].raise_if_closing()
     kill_only = identity_of(request).kill_only
@@ -180,7 +181,10 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.Response:
-    """DELETE /api/jobs/{id}: delete a job that is done, with its status and result."""
+    """DELETE /api/jobs/{id}: delete a job that is done, with its status and result.
+
+    If it is `lost` and its host may still run it, its command is ended by SIGKILL.
+    """
     store, number = request.app[STORE], job_id(request)
     if responses.has_preconditions(request):
         responses.check_preconditions(

@@ -94,6 +94,7 @@ def _worker(host: Host) -> documents.Worker:
         "queues": None if host.queues is None else [*host.queues],
         "slots": host.slots,
         "running": host.running,
+        "unsettled": host.unsettled,
         "free": host.free,
         "draining": host.draining,
         "reachable": host.reachable,

@@ -98,12 +98,17 @@ def _cells(row: Row) -> list[Cell]:
     return [
         Cell(row["host"]),
         _state(row),
-        Cell(str(row["running"]) if runs_jobs or row["running"] else ""),
+        Cell(_running(row) if runs_jobs or row["running"] or row["unsettled"] else ""),
         Cell(str(row["slots"]) if runs_jobs else ""),
         Cell(("all" if row["queues"] is None else ", ".join(row["queues"])) if runs_jobs else "", "dim"),
         Cell(formatting.format_age(row["seen"]), "dim"),
         Cell(row["version"], "dim"),
     ]
+
+
+def _running(row: Row) -> str:
+    """Return how many jobs run there, and how many commands may that the history calls lost or has deleted."""
+    return f"{row['running']}, {row['unsettled']} lost" if row["unsettled"] else str(row["running"])
 
 
 def _state(row: Row) -> Cell:

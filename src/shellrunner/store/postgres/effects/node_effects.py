@@ -89,6 +89,12 @@ class NodeEffects:
         if outcome is not None:
             self.callback_tries[outcome] += 1
 
+    def commands_unwanted(self, hosts: Iterable[str]) -> None:
+        """Follow that commands of jobs that are lost, or deleted, are to be ended on these hosts."""
+        for host in set(hosts):
+            self.outbox.send_to(host, {"cancel": 1})
+            self.notifications.notify(Topic.CANCEL_REQUESTS)
+
     def command_changed(self, job_id: int) -> None:
         """Follow a change of a running command that no transition makes, and no row records."""
         if job_id in self.owners:

@@ -20,6 +20,7 @@ from shellrunner.store.postgres.engine.connection_thread import connect
 from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
 from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.hosts.reconciler import skip_ids
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.transaction import advisory, tallies
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle, queue_pauses
@@ -78,7 +79,9 @@ def _lose_some(connection: Connection, db: Db, after: int, now: Millis) -> list[
     end, ended = End(Ending.LOST, now, detail=_DETAIL), []
     transitions: Transitions = []
     with connection.transaction():
-        for job_id, attempt, token, spec in db.execute(_RUNNING, (after, _BATCH_SIZE)).fetchall():
+        claims = db.execute(_RUNNING, (after, _BATCH_SIZE)).fetchall()
+        unsettled.add(db, [job_id for job_id, *_ in claims])
+        for job_id, attempt, token, spec in claims:
             transitions += lifecycle.finish(
                 db,
                 job_id,

@@ -18,6 +18,7 @@ from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import late_witness
 from shellrunner.store.postgres.hosts.late_witness import RecordedEnd
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.output_chunks.output_ends import AttemptOutput, OutputEnds, volume_as_sent
 from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.transition import CommitListener, Transitions
@@ -88,7 +89,8 @@ class EndWriter:
         def unit(db: Db) -> RecordedEnd:
             self._journal.release(job_id, token)
             transitions = lifecycle.requeue(db, job_id, token, now())
-            return RecordedEnd(bool(transitions), transitions)
+            was_awaited = not transitions and unsettled.settle(db, token)
+            return RecordedEnd(bool(transitions) or was_awaited, transitions)
 
         known: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._record(unit, lambda _: None, known)

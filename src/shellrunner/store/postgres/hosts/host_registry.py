@@ -12,6 +12,7 @@ from shellrunner.store.db import Db
 from shellrunner.store.hosts import Host
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import lease, losing
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.transaction import advisory
 from shellrunner.store.transition import CommitListener, Transitions
 
@@ -54,16 +55,17 @@ class HostRegistry:
         return lost
 
     def _read(self, db: Db) -> Sequence[Host]:
-        running = dict(db.execute(_RUNNING).fetchall())
-        return [self._to_host(row, running.get(row.name, 0)) for row in lease.read(db)]
+        running, open_claims = dict(db.execute(_RUNNING).fetchall()), unsettled.count(db)
+        return [self._to_host(row, running.get(row.name, 0), open_claims.get(row.name, 0)) for row in lease.read(db)]
 
-    def _to_host(self, row: lease.HostRow, running: int) -> Host:
+    def _to_host(self, row: lease.HostRow, running: int, unsettled_claims: int) -> Host:
         return Host(
             name=row.name,
             version=row.version,
             queues=None if row.queues is None else tuple(row.queues),
             slots=row.slots,
             running=running,
+            unsettled=unsettled_claims,
             free=0 if row.draining or row.is_unreachable else row.free,
             claims=row.claims,
             draining=row.draining,

@@ -13,6 +13,7 @@ from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow, columns, dump_found
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.values import SlotClaim
 
@@ -44,11 +45,13 @@ class RecordedEnd(NamedTuple):
 def add(db: Db, job_id: int, token: str, *, end: End, volume: Volume, head: Head) -> RecordedEnd:
     """Add this end to the job, or to its attempt, if it is lost, was claimed under this token, and has none yet.
 
-    An end that was committed before, though its commit was not answered, is known already.
+    An end that was committed before, though its commit was not answered, is known already. So is that of a job that
+    was deleted meanwhile.
     """
     row = db.execute(_ENDED, (job_id,)).fetchone()
+    was_awaited = unsettled.settle(db, token)
     if row is None:  # another attempt may follow, or run
-        return RecordedEnd(_add_to_earlier(db, job_id, token, end), [])
+        return RecordedEnd(_add_to_earlier(db, job_id, token, end) or was_awaited, [])
     queue, submitter, ending, completed, exit_code, its_token, found, is_deleted = row
     if (ending, completed, exit_code) == (end.ending.value, end.completed, end.exit_code):
         return RecordedEnd(is_known=True, transitions=[])

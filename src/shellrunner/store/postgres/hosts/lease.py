@@ -16,6 +16,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import losing
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node_config import NodeConfig, Peer
 from shellrunner.store.postgres.transaction import advisory
@@ -274,6 +275,7 @@ class HostLease:
             self._clock.now(),
             MAX_RECORDS,
             only=lambda job_id, attempt, token: not self._journal.has_started(job_id, attempt, token),
+            claimed_by=unsettled.NOBODY,
         )
 
 

@@ -12,6 +12,7 @@ from shellrunner.clock import Millis
 from shellrunner.model import End, Ending, JobSpec, State, next_attempt_at
 from shellrunner.store.db import Db
 from shellrunner.store.output import Head
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.output_chunks import chunk_rows
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
@@ -30,16 +31,18 @@ def lose(
     limit: int = BATCH_SIZE,
     *,
     only: Callable[[int, int, str], bool] = lambda *_: True,
+    claimed_by: str | None = None,
 ) -> Transitions:
     """End some of the attempts that run on this host as lost, with all consequences; none if none is left.
 
-    `only` those of these ids, attempts and claim tokens.
+    `only` those of these ids, attempts and claim tokens. `claimed_by`: who may still run them, if not this host.
     """
     transitions: Transitions = []
     end = End(Ending.LOST, now, detail=detail)
-    for job_id, attempt, token, spec in db.execute(_RUNNING, (host, limit)).fetchall():
-        if not only(job_id, attempt, token):
-            continue
+    claims = [claim for claim in db.execute(_RUNNING, (host, limit)).fetchall() if only(*claim[:3])]
+    if claims:
+        unsettled.add(db, [job_id for job_id, *_ in claims], claimed_by)
+    for job_id, attempt, token, spec in claims:
         volume = chunk_rows.sent(db, job_id, attempt).volume  # and no more, as the row is locked
         due = retry_at(spec, attempt, end)
         transitions += lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head(), next_attempt_at=due)

@@ -16,6 +16,7 @@ from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
 from shellrunner.store.postgres.hosts import losing
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.transaction import advisory
 from shellrunner.store.postgres.transaction.claim_journal import MAX_RECORDS, ClaimJournal, StartedAttempt
@@ -154,6 +155,9 @@ class Reconciler:
                 transitions += dependents.end_unstarted(db, job_id, end)
             else:
                 lifecycle.add_lost_attempt(db, job_id, attempt, end)
+            owner = self.owners.get(job_id)
+            if owner is not None and self.journal.has_started(job_id, attempt, owner.token):  # it may still run
+                unsettled.add_forgotten(db, job_id, owner, self.state.node.name)
         return _Refused(lost, transitions), transitions
 
     def _lose_forgotten(self, db: Db) -> tuple[Transitions, Transitions]:

@@ -27,7 +27,8 @@ _ALL: Final = "SELECT, INSERT, UPDATE, DELETE"
 _NODE: Final = dict.fromkeys(
     (
         "jobs", "outputs", "attempts", "labels", "dependencies", "paused", "keys", "callbacks", "sessions", "queues",
-        "search", "job_keys", "counts", "sizes", "hosts", "chunks", "discarded_outputs", "orders", "commands",
+        "search", "job_keys", "counts", "sizes", "hosts", "chunks", "discarded_outputs", "discarded_files",
+        "unsettled", "orders", "commands",
         "pgqueuer", "pgqueuer_log",
     ),
     _ALL,

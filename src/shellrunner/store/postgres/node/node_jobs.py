@@ -13,6 +13,7 @@ from shellrunner.store import rows
 from shellrunner.store.columns import ClaimRow, columns
 from shellrunner.store.db import Db
 from shellrunner.store.output.location import SlotOwner
+from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.units import due_callbacks
 from shellrunner.store.values import DueCallback
 
@@ -38,8 +39,12 @@ _MARK: Final = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET v
 
 
 def running(db: Db, node: str) -> list[Claim]:
-    """Return the claims of the jobs that the node runs, the oldest job first, without their secrets."""
-    return [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_RUNNING, (node,))]
+    """Return the claims of the jobs that the node runs, the oldest job first, without their secrets.
+
+    Before them those that are not settled (`unsettled`), which may be of earlier attempts.
+    """
+    claims = [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_RUNNING, (node,))]
+    return unsettled.of_host(db, node) + claims
 
 
 def owners(db: Db, node: str) -> dict[int, SlotOwner]:
@@ -49,7 +54,8 @@ def owners(db: Db, node: str) -> dict[int, SlotOwner]:
 
 def cancelling(db: Db, node: str) -> list[Claim]:
     """Return those of them whose cancellation was requested."""
-    return [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_CANCELLING, (node,))]
+    claims = [rows.readable_claim(ClaimRow._make(row)) for row in db.execute(_CANCELLING, (node,))]
+    return claims + unsettled.cancelling(db, node)
 
 
 def lease_callbacks(db: Db, node: str, now: Millis, limit: int, skip_hosts: Collection[str]) -> Sequence[DueCallback]:

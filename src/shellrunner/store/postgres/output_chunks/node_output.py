@@ -15,7 +15,7 @@ from shellrunner.store.postgres.output_chunks.chunk_source import RunUnit
 from shellrunner.store.postgres.output_chunks.chunk_storage import ChunkStorage, NodeLocate
 from shellrunner.store.postgres.output_chunks.remote_followers import RemoteFollowers
 from shellrunner.store.postgres.output_chunks.sender import OutputSender, SendNote
-from shellrunner.store.postgres.output_chunks.spill_sweep import SpillSweep
+from shellrunner.store.postgres.output_chunks.spill_sweep import RunWrite, SpillSweep
 from shellrunner.tasks import TaskGroup
 
 
@@ -30,6 +30,7 @@ class NodeOutput:
         owners: dict[int, SlotOwner],
         run_read: RunUnit,
         *,
+        run_write: RunWrite,
         send_note: SendNote,
         notifications: Notifications,
     ) -> None:
@@ -41,7 +42,7 @@ class NodeOutput:
         self.reader = OutputReader(ChunkStorage(storage, run_read), run_job_read, NodeLocate(node))  # type: ignore[arg-type]
         self._owners, self._notifications = owners, notifications
         self._removal = ChunkRemoval(self.sender)
-        self.sweep = SpillSweep(storage.state_dir, run_read)
+        self.sweep = SpillSweep(node, storage.state_dir, run_read, run_write)
 
     async def find(self, job_id: int, attempt: int | None = None) -> Output:
         """Return the output as it is now; see `OutputReader.find`."""
