@@ -53,9 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with the mark `each_process` once for each process that "the server" may be in a cluster."""
-    if IS_CLUSTER and metafunc.definition.get_closest_marker("each_process"):
-        processes = {"node": ("node",), "worker": ("worker",), "both": ("node", "worker")}
-        metafunc.parametrize("down", processes.values(), ids=processes.keys(), indirect=True)
+    if IS_CLUSTER and (mark := metafunc.definition.get_closest_marker("each_process")):
+        metafunc.parametrize("down", mark.args or ("node", "worker", "both"), indirect=True)
 
 
 @pytest.fixture
@@ -66,8 +65,8 @@ async def down(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     """
     real_exec = request.node.get_closest_marker("real_exec") is not None
     service = new_service(tmp_path / "state", real_exec=real_exec)
-    if hasattr(request, "param"):
-        service.acts_on = request.param
+    if getattr(request, "param", "both") != "both":
+        service.acts_on = [request.param]
     try:
         yield service
     finally:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import socket
-import sqlite3
 import ssl
 import subprocess
 import time
@@ -519,8 +518,7 @@ async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path: Path
 
         await until(tried_once)
         await service.kill()
-        with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as db, db:
-            db.execute("UPDATE callbacks SET due = 1")  # a test has no patience
+        service.execute("UPDATE callbacks SET due = 1")  # a test has no patience
         await service.start()
         assert await notified(service, job, "delivered") == {"state": "delivered", "tries": 2, "error": None}
         first, second = receiver.came
@@ -593,6 +591,7 @@ def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks: dict[str,
     assert "secret" not in callbacks or callbacks["secret"] not in refused.value.detail
 
 
+@pytest.mark.sqlite(reason="a service in the test's process is a single host")
 async def test_a_crash_of_the_caller_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

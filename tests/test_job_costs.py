@@ -16,6 +16,8 @@ from tests.support.attack import read_reply
 from tests.support.service import Service
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.sqlite(reason="it counts what a server does that runs jobs and answers, over SQLite")
+
 _JOBS = 25  # of each client
 _CLIENTS = 8
 _MAX_RUNNING = 4

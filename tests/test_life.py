@@ -139,7 +139,7 @@ async def _written(service: Service, job: Any) -> Any:
 
 async def test_p7_a_thousand_immediate_cancels(service: Service) -> None:
     """A cancel in the first moment ends the job and nothing else: all jobs are done, the service lives."""
-    pid = service.process.pid
+    server = service.runner.process
 
     async def one(number: Any) -> Any:
         job = await service.submit("sleep 100")
@@ -153,7 +153,8 @@ async def test_p7_a_thousand_immediate_cancels(service: Service) -> None:
         endings = {(await service.result(job))["ending"] for job in jobs}
         assert endings == {"cancelled"}
     assert service.process.returncode is None
-    assert service.process.pid == pid
+    assert service.runner.process is server
+    assert server.returncode is None
     assert (await service.run("echo still"))["stdout"] == "still\n"
 
 
@@ -179,7 +180,7 @@ async def test_p9_no_zombies(service: Service) -> None:
         assert (await service.result(job))["exit_code"] == 0
     keepers = {keeper.pid for keeper in service.keepers()}
     assert keepers
-    ours = keepers | {parent(pid) for pid in keepers} | {service.process.pid}
+    ours = keepers | {parent(pid) for pid in keepers} | {service.runner.process.pid}
     assert [pid for pid, parent, state in _processes() if state == "Z" and parent in ours] == []
 
 

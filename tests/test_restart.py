@@ -47,7 +47,7 @@ async def test_s2_running_jobs_go_on_through_a_restart(service: Service, tmp_pat
         assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", code, "before\nafter\n")
 
 
-@pytest.mark.each_process
+@pytest.mark.each_process("worker", "both")
 async def test_s3_what_ended_while_it_was_down_is_recorded(service: Service, tmp_path: Path) -> None:
     """A job that ends while no server lives has its true code, its full output, and was run once."""
     ran = tmp_path / "ran"
@@ -122,7 +122,7 @@ async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(servi
     assert rest["statuses"] == []
 
 
-@pytest.mark.each_process
+@pytest.mark.each_process("worker", "both")
 async def test_s6_the_job_goes_on_when_nobody_reads(service: Service, tmp_path: Path) -> None:
     """With the server dead, a command that writes without pause is not held up."""
     lines = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo end >&2"
@@ -378,9 +378,9 @@ async def test_stop_keep_leaves_jobs_running_and_logs_how_many(service: Service,
     await asyncio.sleep(0)
     assert await service.stop(seconds=2) == 0
     await follower
-    last = [line for line in service.log if "slots" in line][-1]
-    assert service.log[-1] is last or IS_CLUSTER  # of two processes, another may end later
-    assert (last["jobs"], last["slots"]) == (1, str(service.state_dir / "slots"))
+    last = [line for line in service.log if line.get("slots") == str(service.state_dir / "slots")][-1]
+    assert service.log[-1] is last or IS_CLUSTER  # of two processes, the other may end later
+    assert last["jobs"] == 1
     await service.start()
     (tmp_path / "go").touch()
     assert (await service.result(job))["exit_code"] == 2
@@ -494,7 +494,7 @@ async def test_a_kill_of_every_process_of_the_unit_loses_what_ran_and_keeps_what
     await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     queued = await service.submit(f"echo ran >>{tmp_path}/ran")
     commands = {int(pid) for pid in pids.read_text().split()}
-    keepers = {service.process.pid, *marked(str(service.state_dir))} - commands
+    keepers = {service.process.pid, service.runner.process.pid, *marked(str(service.state_dir))} - commands
     for pid in [*keepers, *commands]:  # a keeper that is left records the end of its command
         with contextlib.suppress(ProcessLookupError):  # a spare keeper ends with its server
             os.kill(pid, signal.SIGKILL)

@@ -156,7 +156,12 @@ open("/proc/sys/user/max_user_namespaces", "w")
 
 async def test_a7_other_processes_are_out_of_reach(service: Service) -> None:
     """It sees its own processes only; init shows no more than it sees; its descriptors lead nowhere."""
-    pids = [str(service.process.pid), str(os.getpid()), *(str(each.pid) for each in service.keepers())]
+    pids = [
+        str(service.process.pid),
+        str(service.runner.process.pid),
+        str(os.getpid()),
+        *(str(each.pid) for each in service.keepers()),
+    ]
     argv = ["/usr/bin/python3", "-c", PROCESSES, *pids]
     result, output = await run(service, "", command=None, argv=argv)
     assert result["exit_code"] == 1, output  # the last line is an error

@@ -21,11 +21,12 @@ from shellrunner.keeper.recorder import Recorder
 from shellrunner.model import Claim, End, Ending
 from shellrunner.service.limits import queue_limits
 from shellrunner.service.network.binding import Listeners, bound_listeners
-from shellrunner.store import Retention, Store
+from shellrunner.store import QueueLimits, Retention, Store
 from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import Controls
 from shellrunner.web import Runner, make_app
 from shellrunner.web.app_keys import HttpFigures, NotReady
+from tests.support.selected_service import IS_CLUSTER
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.sse import Event, parse
 
@@ -86,6 +87,7 @@ class Site:
     runner: Runner
     store: Store
     state_dir: Path
+    worker_store: Store  # that of the node that runs jobs: another one than the app's, if the tests run on a cluster
     session: aiohttp.ClientSession
     reasons: list[NotReady]
     audit: "Ledger"
@@ -100,7 +102,7 @@ class Site:
 
     def simulated_runner(self) -> SimulatedRunner:
         """Return one more simulated keeper and supervisor."""
-        self.runners.append(SimulatedRunner(self.store, self.state_dir, len(self.runners) + 1))
+        self.runners.append(SimulatedRunner(self.worker_store, self.state_dir, len(self.runners) + 1))
         return self.runners[-1]
 
     async def ask(self, verb: str, path: str, **more: Any) -> Answer:
@@ -198,8 +200,11 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
     async def not_ready_reasons() -> list[NotReady]:
         return reasons
 
-    limits = Retention(None, None, None), queue_limits(settings)
-    async with open_store(state_dir, *limits) as store, client() as session, bound() as listeners:
+    async with (
+        opened(state_dir, queue_limits(settings)) as (store, worker_store),
+        client() as session,
+        bound() as listeners,
+    ):
         ledger = Ledger()
         app = make_app(
             store, settings, not_ready_reasons=not_ready_reasons, controls=Controls(store, lambda _: None),
@@ -213,13 +218,31 @@ async def serving(state_dir: Path, **sections: Any) -> AsyncIterator[Site]:
         tls = sockets[len(sockets) // 2]
         for listener in sockets[: len(sockets) // 2]:
             await web.SockSite(runner, listener).start()
-        running = Site(runner.addresses[0][1], app, runner, store, state_dir, session, reasons, ledger, tls)
+        port = runner.addresses[0][1]
+        running = Site(port, app, runner, store, state_dir, worker_store, session, reasons, ledger, tls)
         try:
             yield running
         finally:
             await runner.cleanup()
             for simulated in running.runners:
                 simulated.close()
+
+
+@asynccontextmanager
+async def opened(state_dir: Path, queues: QueueLimits) -> AsyncIterator[tuple[Store, Store]]:
+    """Open the history for the app and for who runs jobs: one store, or those of two nodes of a cluster."""
+    if not IS_CLUSTER:
+        async with open_store(state_dir, Retention(None, None, None), queues) as store:
+            yield store, store
+        return
+    from tests.support import nodes  # noqa: PLC0415  needs PostgreSQL
+
+    with nodes.cluster(state_dir) as cluster:
+        async with (
+            cluster.node("worker", queues=queues, directory=".", slots=100) as worker_store,
+            cluster.node("node", queues=queues, claims=False) as store,
+        ):
+            yield store, worker_store
 
 
 @asynccontextmanager
