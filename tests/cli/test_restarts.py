@@ -154,6 +154,7 @@ def has_connection(service: Service) -> bool:
         return any(line.split()[1].endswith(f":{port}") and line.split()[3] == "01" for line in sockets)
 
 
+@pytest.mark.sqlite(reason="the file of the history is deleted")
 async def test_a_job_that_somebody_deletes_ends_the_run(service: Service, typist: Typist) -> None:
     """`run` exits with 125 and does not report that the job continues, even if the whole history was deleted."""
     async with typist.begin("run", "--queue", "default", "echo begun; sleep 60") as process:

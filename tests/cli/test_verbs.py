@@ -245,7 +245,11 @@ async def test_signal_reaches_the_group_or_the_tree(shared: Service, typist: Typ
         assert (done.code, done.messages) == (0, "job N was sent SIGUSR1\n")
         written = sorted([*written, *expected])
         await until(partial(_are, words, written), what=f"the output is {written}")
-    pid = (await shared.status(number))["pid"]
+
+    async def known() -> Any:
+        return (await shared.status(number))["pid"]
+
+    pid = await until(known)  # in a cluster after a second
     assert re.search(rf"^pid +{pid}$", (await typist.run("show", number)).out.decode(), re.MULTILINE)
     await cancelled(shared, number)
     assert (await typist.run("signal", "TERM", number)).messages == "job N is not running\n"
@@ -430,6 +434,7 @@ async def test_logs_from_a_line_on(shared: Service, typist: Typist) -> None:
         assert (await typist.run("logs", "--from-line", "2", *wrong, number)).code == 2
 
 
+@pytest.mark.sqlite(reason="in a cluster the output of a job that has ended is in the database")
 async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> None:
     """C6: `logs` of an output whose file was cut prints what is there, says what is not, and exits with 1."""
     (number,) = await ended(shared, "seq 100000")

@@ -1,6 +1,7 @@
 """Several nodes of one history in a real PostgreSQL, each a store in the test's process with a state directory."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -61,9 +62,37 @@ class Cluster:
 def cluster(directory: Path, **config: Any) -> Iterator[Cluster]:
     """Make a database for a test, and drop it afterwards."""
     server = postgres.shared()
-    name = server.create_database(postgres.template(schema.migrate))
+    made = Cluster(directory, server, server.create_database(postgres.template(schema.migrate)), config)
     try:
-        yield Cluster(directory, server, name, config)
+        yield made
     finally:
-        with contextlib.suppress(psycopg.Error):
-            server.drop_database(name)
+        drop(made)
+
+
+def drop(made: Cluster) -> None:
+    """Drop its database, if its server still runs."""
+    with contextlib.suppress(psycopg.Error):
+        made.server.drop_database(made.database)
+
+
+_OF_DIRECTORIES: dict[Path, Cluster] = {}
+_in_use: Counter[Path] = Counter()
+
+
+@contextmanager
+def cluster_of(directory: Path) -> Iterator[Cluster]:
+    """Yield the cluster of this directory, which is made when it is opened for the first time.
+
+    Its database is dropped when one of another directory is made, and nobody uses it.
+    """
+    if directory not in _OF_DIRECTORIES:
+        for unused in [each for each in _OF_DIRECTORIES if not _in_use[each]]:
+            drop(_OF_DIRECTORIES.pop(unused))
+        server = postgres.shared()
+        database = server.create_database(postgres.template(schema.migrate))
+        _OF_DIRECTORIES[directory] = Cluster(directory, server, database)
+    _in_use[directory] += 1
+    try:
+        yield _OF_DIRECTORIES[directory]
+    finally:
+        _in_use[directory] -= 1

@@ -237,7 +237,7 @@ async def opened(state_dir: Path, queues: QueueLimits) -> AsyncIterator[tuple[St
         return
     from tests.support import nodes  # noqa: PLC0415  needs PostgreSQL
 
-    with nodes.cluster(state_dir) as cluster:
+    with nodes.cluster_of(state_dir) as cluster:
         async with (
             cluster.node("worker", queues=queues, directory=".", slots=100) as worker_store,
             cluster.node("node", queues=queues, claims=False) as store,

@@ -13,7 +13,6 @@ import pytest
 
 from shellrunner.log import AUDIT, format_line
 from shellrunner.model import JobSpec
-from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web import ROUTES
 from shellrunner.web.route import HOST, ID, KEEPER, QUEUE
 from shellrunner.web.security import audit_details
@@ -215,13 +214,13 @@ def test_many_ids_are_ranges_up_to_a_limit() -> None:
 async def test_a_line_is_there_before_the_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the store is asked to accept a job, the line has been written."""
     seen: list[list[str]] = []
-    add = SqliteStore.add
+    add = type(site.store).add
 
     async def noticed(*args: Any) -> Any:
         seen.append([name for name, _ in site.audit.lines])
         return await add(*args)
 
-    monkeypatch.setattr(SqliteStore, "add", noticed)
+    monkeypatch.setattr(type(site.store), "add", noticed)
     await site.submit()
     assert seen == [["accepted"]]
 

@@ -22,6 +22,7 @@ from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.streaming import STREAMS, ResponseStream
 from shellrunner.wire import serialize, sse
 from shellrunner.wire.sse import StreamCursor
+from tests.support.selected_service import IS_CLUSTER
 from tests.support.site import Site
 from tests.support.sse import Event, parse
 from tests.support.waiting import until
@@ -44,8 +45,8 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, *names: str) -> Cou
 
 
 def notifications(site: Site) -> Notifications:
-    assert isinstance(site.store, SqliteStore)
-    return site.store._effects.notifications
+    assert isinstance(site.store, SqliteStore) or IS_CLUSTER
+    return site.store._effects.notifications  # type: ignore[attr-defined,no-any-return]
 
 
 async def members_of(feed: Broadcast[Any], number: int) -> None:

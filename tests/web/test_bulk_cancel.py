@@ -37,7 +37,7 @@ async def test_all_that_is_not_done(site: Site) -> None:
     answer = await site.ask("POST", "/api/jobs/cancel?confirm=true")
     assert (answer.status, answer.json, answer.headers["Cache-Control"]) == (200, {"cancelled": 4}, "no-store")
     assert await states(site) == {1: "exited", 2: "cancelling", 3: "cancelled", 4: "cancelled", 5: "cancelled"}
-    assert [claim.job_id for claim in await site.store.cancelling()] == [running]
+    assert [claim.job_id for claim in await site.worker_store.cancelling()] == [running]
     assert (await site.ask("POST", "/api/jobs/cancel?confirm=true")).json == {"cancelled": 1}
     await runner.finish()
     assert (await site.ask("POST", "/api/jobs/cancel?confirm=true")).json == {"cancelled": 0}

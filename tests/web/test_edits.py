@@ -10,7 +10,7 @@ import pytest
 from shellrunner.clock import now_ms
 from shellrunner.config import QueueSettings
 from shellrunner.model import End, Ending, JobSpec
-from shellrunner.store.sqlite.store import SqliteStore
+from shellrunner.store import Store
 from tests.support.site import Answer, Site, serving
 from tests.support.tokens import hash_of
 
@@ -269,14 +269,14 @@ async def test_the_audit_log_says_what_was_changed(site: Site, change: dict[str,
 async def test_the_audit_log_says_what_is_changed_in_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit that would change nothing, until another one comes first, has a line about what it changes then."""
     job_id, others = await site.submit(held=True), [7]
-    edit = SqliteStore.edit_job
+    edit = type(site.store).edit_job
 
-    async def edit_after_others(store: SqliteStore, change: Any) -> Any:
+    async def edit_after_others(store: Store, change: Any) -> Any:
         if others:
             await patch(site, job_id, priority=others.pop())
         return await edit(store, change)
 
-    monkeypatch.setattr(SqliteStore, "edit_job", edit_after_others)
+    monkeypatch.setattr(type(site.store), "edit_job", edit_after_others)
     assert (await patch(site, job_id, priority=0)).json["priority"] == 0
     lines = [line["changed"] for event, line in site.audit.lines if event == "accepted" and line["verb"] == "PATCH"]
     assert lines == [[], ["priority"], ["priority"]]

@@ -46,6 +46,7 @@ async def recorded(site: Site) -> AsyncIterator[list[str]]:
             await queue.run_unit(lambda db: db.set_trace_callback(None))
 
 
+@pytest.mark.sqlite(reason="it counts statements of SQLite")
 @pytest.mark.parametrize(
     ("path", "first", "again"),
     [("jobs", 2, 2), ("statuses", 2, 2), ("results", 4, 3), ("results?fields=ending", 3, 3)],
@@ -60,6 +61,7 @@ async def test_a_page_is_a_few_statements(some: Site, path: str, first: int, aga
         assert any(" data " in sql or " data\n" in sql for sql in statements) == (expected == 4)
 
 
+@pytest.mark.sqlite(reason="it counts statements of SQLite")
 async def test_no_spec_is_parsed_twice_and_statuses_read_none(some: Site) -> None:
     """A spec is parsed for the first page that shows its job, of whichever list, and never for a status."""
 
@@ -75,6 +77,7 @@ async def test_no_spec_is_parsed_twice_and_statuses_read_none(some: Site) -> Non
         assert parsed() == JOBS
 
 
+@pytest.mark.sqlite(reason="chunks of output are in the database, not in files")
 async def test_a_page_of_results_opens_no_files_but_those_of_spilled_output(
     some: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ from shellrunner.errors import BadCursor
 from shellrunner.model import End, Ending
 from shellrunner.model.filters import Filters
 from shellrunner.store.pagination import Order, SortKey
-from shellrunner.store.sqlite.store import SqliteStore
 from shellrunner.web.handlers import cursors, lists
 from tests.support.site import Site
 
@@ -156,7 +155,7 @@ async def test_fields(five: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (await five.get("/api/results?fields=stdout,result_id&exit_code=3")).json["results"]
     assert rows == [{"result_id": 3, "stdout": ""}, {"result_id": 2, "stdout": "words"}]
     whole = (await five.get("/api/results")).json["results"]
-    monkeypatch.setattr(SqliteStore, "output", None)
+    monkeypatch.setattr(type(five.store), "output", None)
     names = [name for name in whole[0] if name not in ("stdout", "stderr")]
     rows = (await five.get(f"/api/results?fields={','.join(names)}")).json["results"]
     assert rows == [{name: row[name] for name in names} for row in whole]

@@ -101,6 +101,7 @@ async def test_a_status_is_not_reused_once_the_reason_has_changed(tmp_path: Path
         assert (await site.get(f"/api/statuses/{job_id}", headers=tag)).json["pending"]["reason"] == "service_paused"
 
 
+@pytest.mark.sqlite(reason="it is the disk of the file; in a cluster the one of a worker, which other jobs may avoid")
 async def test_a_full_disk_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing can be claimed because the disk is full, a queued job says so."""
     async with serving(tmp_path) as site:

@@ -172,7 +172,7 @@ async def test_preconditions(site: Site) -> None:
 
 async def test_there_are_not_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the maximum no queue is made; those that there are can be changed, and removing one makes room."""
-    monkeypatch.setattr("shellrunner.store.sqlite.store.MAX_QUEUES", 2)
+    monkeypatch.setattr(f"{type(site.store).__module__}.MAX_QUEUES", 2)
     assert (await put(site, "one")).status == 201
     answer = await put(site, "two")
     assert (answer.status, answer.json["type"], answer.json["limit"]) == (409, "/problems/too-many-queues", 2)
