@@ -7,6 +7,7 @@ import subprocess
 import sys
 from ast import literal_eval
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from shellrunner.client import (
 )
 from shellrunner.model import JobSpec
 from shellrunner.web import ROUTES
-from tests.support.selected_service import new_service
+from tests.support.selected_service import IS_CLUSTER, new_service
 from tests.support.service import Service
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import WAIT_TIMEOUT, until
@@ -183,12 +184,18 @@ async def hold(client: Any) -> None:
     assert (await client.set_queue("made", max_running=3))["limit"] == 3
     assert (await client.queue("made"))["configured"] is False
     await client.delete_queue("made")
-    (worker,) = (await client.workers())["workers"]
+    worker = (await client.workers())["workers"][-1]
     host = worker["host"]
     assert (await client.worker(host))["joined"] == worker["joined"]
-    for only in (client.drain_worker(host), client.resume_worker(host), client.remove_worker(host, confirm=True)):
+    if IS_CLUSTER:
+        assert (await client.drain_worker(host))["draining"] is True
+        assert (await client.resume_worker(host))["draining"] is False
+        with pytest.raises(ClientError, match="worker"):
+            await client.remove_worker(host, confirm=True)  # it lives
+    alone = (client.drain_worker, client.resume_worker, partial(client.remove_worker, confirm=True))
+    for only in () if IS_CLUSTER else alone:
         with pytest.raises(ClientError, match="only this host"):
-            await only
+            await only(host)
     assert await client.keepers() == {"keepers": []}
     with pytest.raises(ClientError, match="999999"):
         await client.end_keeper(999_999)

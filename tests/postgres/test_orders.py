@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,34 @@ async def test_what_does_not_run_is_refused(nodes: Nodes) -> None:
     await nodes.finish_claimed()
     with pytest.raises(NotRunning):
         await orders.ask(job.id, OrderKind.PAUSE)
+
+
+async def test_a_job_that_was_just_accepted_may_start_first(
+    nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order that comes before another host has claimed the job waits for that; one to an older job does not."""
+    looks: list[Any] = []
+    add = order_rows.add
+
+    def looked(*args: Any) -> Any:
+        looks.append(found := add(*args))
+        return found
+
+    monkeypatch.setattr(order_rows, "add", looked)
+    job = await nodes.two.add(SPEC)
+    asked = asyncio.create_task(orders_of(nodes.two).ask(job.id, OrderKind.INPUT, {"offset": 0}, b"early"))
+    await until(lambda: looks)
+    host = Host()
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        await nodes.claim(nodes.one)
+        assert await asked == {"did": {"offset": 0}, "data": "early"}
+    assert [found.state for found in (looks[0], looks[-1])] == ["queued", "running"]
+    queued = await nodes.two.add(SPEC)
+    cluster.execute("UPDATE jobs SET created = created - 2000 WHERE id = %s", queued.id)
+    looks.clear()
+    with pytest.raises(NotRunning):
+        await orders_of(nodes.two).ask(queued.id, OrderKind.INPUT)
+    assert len(looks) == 1
 
 
 async def test_orders_of_one_job_keep_their_order(nodes: Nodes) -> None:

@@ -16,11 +16,13 @@ from shellrunner.store.hosts import TIMEOUT, Answer, CommandHost, HostOrder, Ord
 from shellrunner.store.postgres.orders import command_rows, order_rows
 from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCommands
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
+from shellrunner.store.postgres.orders.order_rows import WrittenOrder
 from shellrunner.store.postgres.orders.order_service import IN_DOUBT, OrderService
 from shellrunner.store.postgres.orders.writer_leases import PostgresWriterLeases
 from shellrunner.tasks import TaskGroup
 
 _POLL_INTERVAL: Final = 0.5  # seconds between looks for answers without a note
+_START_INTERVAL: Final = 0.02  # seconds between looks whether a job that has just been accepted has started
 _ALL_TIMEOUT: Final = 2.0  # seconds for all hosts to say something; a list goes without those that do not
 _REMOVE_INTERVAL: Final = 30.0  # seconds between removals of what nobody needs any more
 
@@ -90,7 +92,7 @@ class OrderExchange:
 
     async def _ask(self, job_id: int, order: HostOrder) -> Answer | None:
         with self._expecting() as (key, answered):
-            sent = await self._connection.run(lambda db: order_rows.add(db, self.host, key, order))
+            sent = await self._send(key, order)
             if sent is None:
                 raise NoSuchJob(job_id)
             if sent.state != State.RUNNING:
@@ -100,6 +102,18 @@ class OrderExchange:
             if not sent.is_written:
                 raise KeeperSilent(job_id)
             return await answered
+
+    async def _send(self, key: str, order: HostOrder) -> WrittenOrder | None:
+        """Write an order to the host that runs the job; wait for one to claim it if the job was accepted just now.
+
+        On one host a job has started when its client learns its id, if there is a free place. In a cluster another
+        host claims it some milliseconds later, and an order may come before that.
+        """
+        while True:
+            sent = await self._connection.run(lambda db: order_rows.add(db, self.host, key, order))
+            if sent is None or sent.state != State.QUEUED or not sent.is_new:
+                return sent
+            await asyncio.sleep(_START_INTERVAL)
 
     async def ask_host(self, host: str, kind: OrderKind, content: Mapping[str, Any] | None = None) -> Answer | None:
         """Have one host carry out an order that is about no job; None: it does not answer."""

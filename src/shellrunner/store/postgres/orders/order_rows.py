@@ -23,15 +23,18 @@ from shellrunner.store.postgres.hosts.lease import LEASE
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _MAX_AGE: Final = 60  # seconds; older rows are removed
+_NEW: Final = 2  # seconds for which a job counts as new
+_IS_NEW: Final = f"created > extract(epoch FROM clock_timestamp() - interval '{_NEW} s') * 1000"
 _IS_REACHABLE: Final = f"hosts.seen > clock_timestamp() - interval '{LEASE:g} s'"
 _NOTE: Final = f"""pg_notify({CHANNEL.format("added.host")}, '{{"order": 1}}')::text"""
 _ADD: Final = f"""WITH target AS (
-        SELECT state, host, token, EXISTS (SELECT 1 FROM hosts WHERE name = jobs.host AND {_IS_REACHABLE}) AS reached
+        SELECT state, host, token, {_IS_NEW} AS is_new,
+            EXISTS (SELECT 1 FROM hosts WHERE name = jobs.host AND {_IS_REACHABLE}) AS reached
         FROM jobs WHERE id = ?),
     added AS (INSERT INTO orders (key, asker, host, job, token, kind, content, data)
         SELECT ?, ?, host, ?, token, ?, ?::jsonb, ? FROM target WHERE state = 'running' AND reached AND host <> ?
         RETURNING host)
-    SELECT state, target.host, reached, CASE WHEN added.host IS NOT NULL THEN {_NOTE} END
+    SELECT state, target.host, reached, is_new, CASE WHEN added.host IS NOT NULL THEN {_NOTE} END
     FROM target LEFT JOIN added ON true"""
 _ADD_TO_HOSTS: Final = f"""WITH added AS (INSERT INTO orders (key, asker, host, kind, content)
         SELECT wanted.key, ?, wanted.host, ?, ?::jsonb
@@ -62,11 +65,15 @@ _REMOVE_OLD: Final = f"DELETE FROM orders WHERE created < clock_timestamp() - in
 
 
 class WrittenOrder(NamedTuple):
-    """What was found when an order was to be written: it was if `is_written`. host: that runs the job."""
+    """What was found when an order was to be written: it was if `is_written`.
+
+    host: that runs the job. is_new: the job was accepted less than two seconds ago.
+    """
 
     state: str
     host: str | None
     is_reachable: bool
+    is_new: bool
     is_written: bool
 
 
@@ -84,7 +91,7 @@ def add(db: Db, asker: str, key: str, order: HostOrder) -> WrittenOrder | None:
     job_id, content = order.job_id, json.dumps(order.content)
     values = (job_id, key, asker, job_id, order.kind, content, order.data or None, asker)
     row = db.execute(_ADD, values).fetchone()
-    return None if row is None else WrittenOrder(row[0], row[1], row[2], row[3] is not None)
+    return None if row is None else WrittenOrder(row[0], row[1], row[2], row[3], row[4] is not None)
 
 
 def add_to_hosts(db: Db, asker: str, hosts: Mapping[str, str], order: HostOrder) -> set[str]:
