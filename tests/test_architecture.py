@@ -134,10 +134,11 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "service": (
         ("__init__", "worker"),
+        ("probes",),
         ("reload", "session_reader", "supervision"),
         ("network", "opened_history", "database_wait"),
+        ("audit_file",),
         (
-            "audit_file",
             "audit_log",
             "startup_warnings",
             "health",

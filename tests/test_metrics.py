@@ -42,6 +42,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OF_SEVERAL_HOSTS = {
     *("shellrunner_hosts", "shellrunner_lease_age_seconds", "shellrunner_notifications_total"),
     *("shellrunner_database_transactions_total", "shellrunner_database_retries_total"),
+    *("shellrunner_database_available", "shellrunner_claims_total", "shellrunner_unrecorded_ends"),
+    *("shellrunner_unsent_outputs", "shellrunner_spill_bytes"),
 }
 
 

@@ -276,7 +276,8 @@ SETTINGS_INTRO: Final = (
     "error at start that names the location, the key and the reason. On SIGHUP, `[auth]` and the certificate are "
     "read again.\n\n"
     "A worker takes no notice of what is for clients: `[server]`, `[callbacks]`, `[audit]`, and of tokens all but "
-    "their users, profiles and limits. `[worker]` and `[cluster]` mean nothing without `store.url`."
+    "their users, profiles and limits; unless it listens (`worker.listen`). "
+    "`[worker]` and `[cluster]` mean nothing without `store.url`."
 )
 
 
@@ -426,7 +427,19 @@ class _Figures:
     callback_tries: ClassVar[Counter[Any]] = Counter()
     removals: ClassVar[Counter[str]] = Counter()
     unconfirmed_time = 0.0
-    cluster: ClassVar[ClusterFigures | None] = ClusterFigures({"open": 0}, 0.0, 0, 0, 0, 0, 0)
+    cluster: ClassVar[ClusterFigures | None] = ClusterFigures(
+        hosts={"open": 0},
+        lease_age=0.0,
+        is_available=True,
+        written=0,
+        read=0,
+        retries=0,
+        notes_sent=0,
+        notes_received=0,
+        claims=0,
+        unrecorded_ends=0,
+        unsent_outputs={"running": 0},
+    )
     commits = running_count = idle_count = unknown_count = connections = 0
 
     async def size(self) -> HistorySize:
@@ -463,7 +476,9 @@ def metrics() -> str:
         "service; the history is kept. A scrape reads counts that are kept in memory, never the history itself.\n\n"
         "If several hosts share a history in PostgreSQL, the figures of queues, of hosts and of jobs in the history "
         "are the same at each node; all others are of the node that is asked, and have to be added up. The metrics "
-        "of hosts, the lease, transactions and notifications exist only there."
+        "of hosts, the lease, the database, transactions, notifications, claims, unrecorded ends, unsent outputs and "
+        "spill files exist only there. A worker that listens (`worker.listen`) serves those of its own process: "
+        "none of queues or of the history."
     )
     return f"# Metrics\n\n{intro}\n\n" + table(("Metric", "Type", "Labels", "Meaning"), rows)
 

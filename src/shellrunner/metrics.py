@@ -145,7 +145,17 @@ class Metrics:
             StoreUnavailable: the history cannot be read.
         """
         queues, size = await inputs.store.queues(), await inputs.store.size()
-        scrape = _Scrape(self._registry, [*_service_metrics(inputs, queues, size), *_web_metrics(web)])
+        return self._format([*_service_metrics(inputs, queues, size), *_web_metrics(web)], openmetrics=openmetrics)
+
+    async def render_own(self, inputs: MetricInputs, web: HttpCounts, *, openmetrics: bool) -> bytes:
+        """Return the metrics of this process alone, which need no history: those of a worker.
+
+        They are there while PostgreSQL is not.
+        """
+        return self._format([*_own_metrics(inputs), *_web_metrics(web)], openmetrics=openmetrics)
+
+    def _format(self, current: list[Metric], *, openmetrics: bool) -> bytes:
+        scrape = _Scrape(self._registry, current)
         return bytes(generate_openmetrics(scrape)) if openmetrics else generate_latest(scrape)  # type: ignore[no-untyped-call]
 
 
@@ -162,17 +172,29 @@ class _Scrape:
 
 
 def _service_metrics(inputs: MetricInputs, queues: QueueOverview, size: HistorySize) -> Iterator[Metric]:
+    yield _jobs(size, queues.queues)
+    yield from _own_metrics(inputs, queues.queues)
+    yield from _queue_metrics(queues)
+    yield from _history_metrics(inputs, size)
+    text = "Whether jobs are held because the history was copied or restored: 1 until an admin resumes."
+    yield _gauge("shellrunner_held", text, {(): int(queues.held is not None)})
+
+
+def _own_metrics(inputs: MetricInputs, queues: Iterable[QueueState] = ()) -> Iterator[Metric]:
+    """Yield what this process has counted, and what it runs; `queues` have figures from the start on."""
     yield InfoMetricFamily(
         "shellrunner_build",
         "Versions of shellrunner and Python; the value is always 1.",
         {"version": __version__, "python": platform.python_version()},
     )
-    yield _jobs(size, queues.queues)
-    yield _ends(inputs.store, queues.queues)
-    yield from _queue_metrics(queues)
-    yield from _history_metrics(inputs, size)
+    yield _ends(inputs.store, queues)
+    text = "Transactions committed to the history."
+    yield _counter("shellrunner_history_commits_total", text, {(): inputs.store.commits})
     if inputs.store.cluster is not None:
-        yield from _cluster_metrics(inputs.store.cluster)
+        yield from _cluster_metrics(inputs.store.cluster, inputs.state_dir)
+    disk = os.statvfs(inputs.state_dir)
+    free = disk.f_bavail * disk.f_frsize
+    yield _gauge("shellrunner_disk_free_bytes", "Bytes free on the state directory's file system.", {(): free})
     yield _gauge("shellrunner_max_running", "Maximum number of commands that run at once.", {(): inputs.max_running})
     yield _gauge(
         "shellrunner_keepers",
@@ -185,8 +207,6 @@ def _service_metrics(inputs: MetricInputs, queues: QueueOverview, size: HistoryS
         "Keepers that run a command which the history does not know.",
         {(): inputs.supervisor.unknown_count},
     )
-    text = "Whether jobs are held because the history was copied or restored: 1 until an admin resumes."
-    yield _gauge("shellrunner_held", text, {(): int(queues.held is not None)})
 
 
 def _web_metrics(web: HttpCounts) -> Iterator[Metric]:
@@ -239,7 +259,6 @@ def _queue_metrics(queues: QueueOverview) -> Iterator[Metric]:
 
 def _history_metrics(inputs: MetricInputs, size: HistorySize) -> Iterator[Metric]:
     state_dir, store = inputs.state_dir, inputs.store
-    yield _counter("shellrunner_history_commits_total", "Transactions committed to the history.", {(): store.commits})
     removals: dict[Labels, float] = {(reason,): store.removals[reason] for reason in ("age", "number", "bytes")}
     yield _counter("shellrunner_history_removed_total", "Jobs that retention removed.", removals, "reason")
     text = "Seconds by which the wall clock is ahead of the time that was seen to pass, until it is believed."
@@ -249,15 +268,22 @@ def _history_metrics(inputs: MetricInputs, size: HistorySize) -> Iterator[Metric
     database = sum(_size(state_dir / name) for name in ("history.db", "history.db-wal"))
     yield _gauge("shellrunner_history_bytes", "Size of history.db and its write-ahead log, in bytes.", {(): database})
     yield _gauge("shellrunner_kept_output_bytes", "Bytes of output of done jobs in the history.", {(): size.bytes})
-    disk = os.statvfs(state_dir)
-    free = disk.f_bavail * disk.f_frsize
-    yield _gauge("shellrunner_disk_free_bytes", "Bytes free on the state directory's file system.", {(): free})
 
 
-def _cluster_metrics(figures: ClusterFigures) -> Iterator[Metric]:
+def _cluster_metrics(figures: ClusterFigures, state_dir: Path) -> Iterator[Metric]:
     yield _by(_gauge, "shellrunner_hosts", "Hosts that share the history in PostgreSQL.", figures.hosts, "state")
     text = "Seconds since this node renewed its lease; the others call it unreachable after 15."
     yield _gauge("shellrunner_lease_age_seconds", text, {(): figures.lease_age})
+    text = "Whether PostgreSQL could be written when this node tried it last."
+    yield _gauge("shellrunner_database_available", text, {(): int(figures.is_available)})
+    text = "Jobs that were claimed for keepers of this node."
+    yield _counter("shellrunner_claims_total", text, {(): figures.claims})
+    text = "Ends of jobs that this node knows and has not recorded in PostgreSQL yet."
+    yield _gauge("shellrunner_unrecorded_ends", text, {(): figures.unrecorded_ends})
+    text = "Outputs of which this node has more than it has sent to PostgreSQL, by the state of their jobs."
+    yield _by(_gauge, "shellrunner_unsent_outputs", text, figures.unsent_outputs, "state")
+    text = "Bytes of output in files of this node, beyond what slots hold: removed once they are in PostgreSQL."
+    yield _gauge("shellrunner_spill_bytes", text, {(): _directory_size(state_dir / "runs")})
     text = "Transactions in PostgreSQL: committed ones that write, and those that only read."
     kinds = {"write": figures.written, "read": figures.read}
     yield _by(_counter, "shellrunner_database_transactions_total", text, kinds, "kind")
@@ -290,6 +316,13 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:  # the write-ahead log is created by the first write
+        return 0
+
+
+def _directory_size(path: Path) -> int:
+    try:
+        return sum(_size(each) for each in path.iterdir())
+    except FileNotFoundError:  # nothing has ever exceeded a slot
         return 0
 
 

@@ -104,6 +104,7 @@ async def test_the_next_attempt_runs_elsewhere_and_the_first_ones_end_is_added_t
     assert hosts.execute("SELECT sum(waiting), sum(queued), sum(running) FROM counts") == [(0, 0, 0)]
 
 
+@pytest.mark.heavy
 async def test_a_command_that_still_runs_when_its_host_returns_is_seen_to_its_end(
     hosts: Cluster, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ async def test_a_command_that_still_runs_when_its_host_returns_is_seen_to_its_en
     assert (tmp_path / "ledger").read_text() == "run\n" * 2
 
 
+@pytest.mark.heavy
 async def test_what_a_lost_job_had_written_and_how_it_ended_is_found_after_a_restart(
     hosts: Cluster, tmp_path: Path
 ) -> None:

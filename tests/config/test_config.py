@@ -216,7 +216,7 @@ def test_every_setting_can_come_from_the_environment(key: Any, file: Any, monkey
         "auth.session_cookie": True, "supervisor.on_stop": "drain", "jobs.shell": ["/bin/bash", "-c"],
         "jobs.cwd": "/tmp", "jobs.leave_children": True, "store.state_dir": "/srv", "log.level": "debug",
         "log.format": "text", "store.url": DATABASE, "store.url_file": str(file(DATABASE, "url")),
-        "store.delivery": "table", "worker.name": "a", "worker.queues": ["b"],
+        "store.delivery": "table", "worker.name": "a", "worker.queues": ["b"], "worker.listen": ["unix:/run/y"],
         "audit.file": "/a", "audit.reads": True,
         "callbacks.hosts": ["example.org"], "callbacks.networks": ["10.0.0.0/8"],
         "callbacks.secret": WEBHOOK_SECRET, "callbacks.secret_file": str(file(WEBHOOK_SECRET, "secret")),

@@ -284,6 +284,8 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
     if not tokens and not all(address.is_private for address in server.addresses):
         key = "listen" if server.listen else "host"
         yield ("server", key), _NOT_LOOPBACK
+    if not tokens and not all(address.is_private for address in settings.worker.addresses):
+        yield ("worker", "listen"), _NOT_LOOPBACK
     if not tokens and server.cors_origins:
         yield ("server", "cors_origins"), "requires auth.tokens: pages of other sites must send a token"
     yield from _profile_conflicts(settings)

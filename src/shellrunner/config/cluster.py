@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from shellrunner.config.server import Address, ListenAddresses, parse_address
 from shellrunner.config.types import ZERO_IS_NONE, Section
 from shellrunner.model import Name
 from shellrunner.model.names import MAX_NAME_LENGTH
@@ -28,6 +29,16 @@ class WorkerSettings(Section):
         "digits, dots, dashes or underscores; default: the host's name",
     )
     queues: list[Name] = Field(default_factory=list, description="queues whose jobs it takes; empty: all")
+    listen: ListenAddresses = Field(
+        default_factory=list,
+        description="addresses at which `shellrunner worker` serves /healthz, /readyz and /metrics, in the form of "
+        "server.listen; the other settings of [server] and the tokens count as for `serve`; empty: none",
+    )
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Return the addresses to listen on."""
+        return [parse_address(text) for text in self.listen]
 
 
 class ClusterSettings(Section):

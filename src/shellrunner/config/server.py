@@ -70,6 +70,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+ListenAddresses = Annotated[list[Annotated[str, AfterValidator(_listen_address)]], BeforeValidator(_as_list)]
+
+
 class ServerSettings(Section):
     """The HTTP server."""
 
@@ -79,7 +82,7 @@ class ServerSettings(Section):
         "without tokens a loopback address",
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: a free port chosen by the kernel")
-    listen: Annotated[list[Annotated[str, AfterValidator(_listen_address)]], BeforeValidator(_as_list)] = Field(
+    listen: ListenAddresses = Field(
         default_factory=list, description="addresses to listen on; overrides host and port"
     )
     socket_mode: Annotated[str, AfterValidator(_mode)] = Field("0600", description="permissions of Unix sockets")
@@ -131,10 +134,11 @@ class ServerSettings(Section):
         """Return the addresses to listen on."""
         # The usual address is reached as `localhost` too, so it is both; `listen` can name it alone.
         host = "localhost" if self.host == "127.0.0.1" else self.host
-        return [_address(text) for text in self.listen] or [Address(host, self.port)]
+        return [parse_address(text) for text in self.listen] or [Address(host, self.port)]
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """Return the address that a valid text of `ListenAddresses` means."""
     if text.startswith(_UNIX):
         return Address(path=text.removeprefix(_UNIX))
     name, _, port = text.rpartition(":")

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +16,9 @@ from shellrunner import __version__
 from shellrunner.access.authenticator import open_authenticator
 from shellrunner.callbacks import CallbackSender
 from shellrunner.config import Settings
-from shellrunner.log import handler
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
-from shellrunner.service.audit_file import AuditFile
-from shellrunner.service.audit_log import AuditLog
+from shellrunner.service.audit_file import audit_sink
 from shellrunner.service.database_wait import wait_for_database
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.network import binding
@@ -196,20 +194,3 @@ def announce_start(
     log.info("listening", extra=fields)
     notifier.ready(f"listening on {urls[0]}")
     freeze_garbage_collector()
-
-
-@contextlib.asynccontextmanager
-async def audit_sink(path: Path | None) -> AsyncIterator[AuditFile | AuditLog]:
-    """Open the audit file; None: the audit log is among the other lines on standard error.
-
-    Raises:
-        ConfigError: the file cannot be used.
-    """
-    if path is None:
-        yield AuditLog(handler())
-        return
-    file = AuditFile(path)
-    try:
-        yield file
-    finally:
-        await file.close()

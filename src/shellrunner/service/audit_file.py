@@ -13,13 +13,14 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from shellrunner.directory_sync import sync_directory
 from shellrunner.errors import ConfigError
-from shellrunner.log import AUDIT, format_line
+from shellrunner.log import AUDIT, format_line, handler
+from shellrunner.service.audit_log import AuditLog
 
 log = logging.getLogger("shellrunner.service")
 
@@ -221,3 +222,20 @@ def _reason(error: OSError) -> str:
     if error.errno is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+@contextlib.asynccontextmanager
+async def audit_sink(path: Path | None) -> AsyncIterator[AuditFile | AuditLog]:
+    """Open the audit file; None: the audit log is among the other lines on standard error.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    if path is None:
+        yield AuditLog(handler())
+        return
+    file = AuditFile(path)
+    try:
+        yield file
+    finally:
+        await file.close()

@@ -109,8 +109,14 @@ class Readiness:
         audit: AuditProbe,
         keepers: KeeperSource,
         supervising: asyncio.Task[None],
+        *,
+        accepts_jobs: bool = True,
     ) -> None:
-        """Ask each part on which a submission depends; `supervising` is done only if the supervisor crashed."""
+        """Ask each part on which a submission depends; `supervising` is done only if the supervisor crashed.
+
+        A node that does not accept jobs is ready while a queue is full.
+        """
+        self._accepts_jobs = accepts_jobs
         self._store, self._health, self._audit, self._keepers = store, health, audit, keepers
         self._supervising = supervising
 
@@ -119,6 +125,8 @@ class Readiness:
         await self._health.refresh()
         found = {reason.kind: reason for reason in self._health.failures()}
         for refusal in self._store.refusals():
+            if not self._accepts_jobs and not isinstance(refusal, StoreUnavailable):
+                continue
             reason = _not_ready(refusal)
             found.setdefault(reason.kind, reason)
         if failure := await self._audit.failure():

@@ -69,7 +69,7 @@ from shellrunner.web.security.middleware import RoutePolicy
 from shellrunner.web.security.origin import OriginPolicy
 from shellrunner.web.status_view import STATUS_VIEW, StatusView
 
-__all__ = ["ROUTES", "Route", "Runner", "make_app"]
+__all__ = ["ROUTES", "WORKER_ROUTES", "Route", "Runner", "make_app"]
 
 # `lingering_time`: after a response to a request that was not read whole, the rest is read and discarded for this
 # long, so that the client can still read the response. `auto_decompress`: compressed bodies are rejected, but aiohttp
@@ -191,6 +191,8 @@ ROUTES = (
           answers="200:text/plain 200:application/openmetrics-text not-acceptable"),
 )
 # fmt: on
+# What a worker serves.
+WORKER_ROUTES = tuple(row for row in ROUTES if row.path in {"/healthz", "/readyz", "/metrics"})
 
 
 def make_app(
@@ -207,18 +209,19 @@ def make_app(
     authenticator: Authenticator,
     audit_sink: AuditSink,
     bound_addresses: BoundAddresses,
+    routes: Sequence[Route] = ROUTES,
 ) -> web.Application:
     """Build the application.
 
     `not_ready_reasons` returns why jobs are not accepted or run at the moment (empty: they are), `render_metrics`
     renders the metrics of the whole service, and `audit_sink` writes the events of the audit log. The app will be
-    served on the `bound_addresses`.
+    served on the `bound_addresses`. `routes`: those that it has.
     """
     policies = {
         row.handler: RoutePolicy(
             row.access, frozenset(row.parameters.split()), row.content_type, row.max_body, row.alternative
         )
-        for row in ROUTES
+        for row in routes
     }
     origins = OriginPolicy(settings.server, bound_addresses)
     audit = Audit(audit_sink, settings.audit)
@@ -230,7 +233,7 @@ def make_app(
     app[HOSTS] = hosts
     app[UNKNOWN_KEEPERS], app[USAGE_READER] = unknown_keepers, usage_reader
     app[RENDER_METRICS], app[AUTHENTICATOR] = render_metrics, authenticator
-    app[openapi.OPENAPI] = openapi.OpenApiDocument(ROUTES, settings, controls.signals)
+    app[openapi.OPENAPI] = openapi.OpenApiDocument(routes, settings, controls.signals)
     app[AUDIT] = audit
     app[CONNECTIONS] = Connections(_connection_limits(settings.server), STATUSES, audit.log_refused_connection)
     app[REVOCATIONS] = Revocations(authenticator)
@@ -242,7 +245,7 @@ def make_app(
     app.on_response_prepare.append(middleware.add_security_headers(origins))
     app.on_shutdown.append(_close_streams)
     app.on_cleanup.append(_close_audit)
-    app.add_routes([_route_def(row) for row in ROUTES])
+    app.add_routes([_route_def(row) for row in routes])
     return app
 
 

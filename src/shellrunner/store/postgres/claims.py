@@ -68,6 +68,7 @@ class NodeClaims:
         now: Callable[[], Millis],
     ) -> None:
         self._waiting, self._state, self._listener, self._writes, self._now = waiting, state, listener, writes, now
+        self.delivered = 0  # claims that were given to keepers, since the start
 
     def plan(self, batch: Sequence[WorkItem]) -> WorkItem | None:
         """Return the item that chooses jobs for the keepers that wait, if there may be any."""
@@ -138,6 +139,7 @@ class NodeClaims:
             self.put_back(claim)
         else:
             waiting.future.set_result(claim)
+            self.delivered += 1
 
     def put_back(self, claim: Claim) -> None:
         """Requeue a claim whose caller was cancelled, however long the database is away.

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,9 +49,11 @@ from shellrunner.store.postgres.orders.order_service import OrderService
 from shellrunner.store.postgres.orders.writer_leases import PostgresWriterLeases
 from shellrunner.store.postgres.output_chunks.node_output import NodeOutput
 from shellrunner.store.postgres.output_chunks.output_ends import OutputEnds
+from shellrunner.store.postgres.output_chunks.sender import OutputSender
 from shellrunner.store.postgres.store import NodeParts, PostgresStore
 from shellrunner.store.postgres.transaction.situation import TransactionState
 from shellrunner.store.state_files.free_space import FreeSpace
+from shellrunner.store.values import ClusterFigures
 from shellrunner.tasks import background
 
 _UNLIMITED: Final = QueueLimits()
@@ -174,6 +177,7 @@ async def _running(
             plan_text=plan_text,
             membership=membership,
             orders=orders,
+            figures=partial(_figures, engine, effects, membership, claims, output.sender),
             unknown_input_up_to=opened.unknown_input_up_to,
         )
     )
@@ -249,3 +253,22 @@ def _note_received(
 def _notes_missed(effects: NodeEffects, orders: OrderExchange) -> None:
     effects.notes_missed()
     orders.notes_missed()
+
+
+def _figures(
+    engine: PostgresEngine, effects: NodeEffects, membership: Membership, claims: NodeClaims, sender: OutputSender
+) -> ClusterFigures:
+    """Return what this node counts, as of now; not what the database has."""
+    return ClusterFigures(
+        hosts=membership.hosts_by_state,
+        lease_age=membership.lease_age,
+        is_available=engine.refusal() is None,
+        written=engine.commits,
+        read=engine.reads_begun,
+        retries=engine.runs_again,
+        notes_sent=effects.outbox.sent,
+        notes_received=effects.notes_received,
+        claims=claims.delivered,
+        unrecorded_ends=len(membership.ends.unrecorded),
+        unsent_outputs=sender.unsent(),
+    )

@@ -114,6 +114,7 @@ class NodeParts:
     plan_text: PlanText
     membership: Membership
     orders: OrderExchange
+    figures: Callable[[], ClusterFigures]
     unknown_input_up_to: int
 
 
@@ -471,15 +472,7 @@ class PostgresStore:
 
     @property
     def cluster(self) -> ClusterFigures:
-        return ClusterFigures(
-            hosts=self._parts.membership.hosts_by_state,
-            lease_age=self._parts.membership.lease_age,
-            written=self._engine.commits,
-            read=self._engine.reads_begun,
-            retries=self._engine.runs_again,
-            notes_sent=self._effects.outbox.sent,
-            notes_received=self._effects.notes_received,
-        )
+        return self._parts.figures()
 
     def refusals(self) -> Sequence[ShellrunnerError]:
         full: QueueFull | ShellrunnerError | None = self._parts.settings.counts.refusal(

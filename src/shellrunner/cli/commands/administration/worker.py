@@ -22,7 +22,8 @@ _PATH: Final = click.Path(path_type=Path)
 def worker(config: Path | None, state_dir: Path | None) -> None:
     """Run jobs of a history in PostgreSQL (store.url) until SIGTERM or SIGINT, without an HTTP API.
 
-    It has the settings of `shellrunner serve`. Jobs are submitted to nodes that serve, and run on every host.
+    It has the settings of `shellrunner serve`. Jobs are submitted to nodes that serve, and run on every host. With
+    worker.listen it serves probes and its own metrics.
     """
     load_settings = partial(load, config, store={"state_dir": state_dir.absolute()} if state_dir else {})
     settings = load_settings()

@@ -90,6 +90,12 @@ class OutputSender:
         sent = schedule.output.sent if schedule is not None else None
         return sent is not None and sent.volume.stored > volume.stored
 
+    def unsent(self) -> dict[str, int]:
+        """Return of how many outputs there is more than was sent, as of the last looks, by the state of the job."""
+        ended = sum(schedule.ending is not None for schedule in self._schedules.values())
+        running = sum(each.ending is None and not each.output.is_sent for each in self._schedules.values())
+        return {"running": running, "ended": ended}
+
     def send_rest(
         self,
         job_id: int,

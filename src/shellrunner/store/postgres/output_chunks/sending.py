@@ -52,6 +52,11 @@ class OutgoingOutput:
     grew: int = 0
     failure: StoreUnavailable | None = None
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether all that was there at the last look was sent, and could be read."""
+        return self.is_complete and self.failure is None
+
 
 @dataclass(slots=True)
 class SendStep:
