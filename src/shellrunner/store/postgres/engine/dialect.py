@@ -82,6 +82,7 @@ class Statement(NamedTuple):
 
     sql: str
     adapt: Callable[[Parameters], Parameters] | None = None
+    may_write: bool = True
 
 
 @lru_cache(_CACHE_SIZE)
@@ -96,7 +97,13 @@ def translate(original: str) -> Statement:
     sql = _IS_PARAMETER.sub(r"IS NOT DISTINCT FROM \1", sql)
     sql = sql.replace("char(10)", "chr(10)").replace("%", "%%")
     # Numbered parameters are used once each, in their order.
-    return Statement(_NUMBERED.sub("%s", sql).replace("?", "%s"), _FURTHER.get(original))
+    return Statement(_NUMBERED.sub("%s", sql).replace("?", "%s"), _FURTHER.get(original), may_write(sql))
+
+
+@lru_cache(_CACHE_SIZE)
+def may_write(sql: str) -> bool:
+    """Return whether the statement may write rows."""
+    return not sql.lstrip().startswith("SELECT")
 
 
 def _elements(match: re.Match[str]) -> str:

@@ -90,7 +90,8 @@ class CommitHooks(Protocol):
 class GroupCommit:
     """Runs each batch of writes in one transaction.
 
-    Units must be re-runnable, and must refuse (raise a ShellrunnerError) before they write.
+    Units must be re-runnable, and must refuse (raise a ShellrunnerError) before they write: else the batch is rolled
+    back, and each of its units is committed alone.
     """
 
     def __init__(self, hooks: CommitHooks) -> None:
@@ -154,7 +155,7 @@ class GroupCommit:
                 self._hooks.refused(transitions)
             raise
 
-    def _run_units(self, db: Db, batch: Sequence[WorkItem]) -> Transitions:
+    def _run_units(self, db: PostgresDb, batch: Sequence[WorkItem]) -> Transitions:
         transitions: Transitions = []
         delivered = 0
         self._hooks.begin(transitions)
@@ -163,9 +164,12 @@ class GroupCommit:
             if isinstance(item, ChangeItem) and item.follows_delivery:
                 self._hooks.deliver(db, transitions[delivered:])
                 delivered = len(transitions)
+            db.has_written = False
             try:
                 item.value = item.unit(db)
             except ShellrunnerError as refusal:
+                if db.has_written:
+                    raise
                 item.error = refusal
             else:
                 if isinstance(item, ChangeItem) and item.transitions:

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 
 from shellrunner.store.db import Cursor
-from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, Unread, translate
+from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, Unread, may_write, translate
 
 _PREPARED: Final = 256  # statements that a connection keeps prepared
 _PREPARE_AFTER: Final = 2  # executions
@@ -47,6 +47,7 @@ class PostgresDb:
         self._connection = connection
         self._gathers = False  # from `begin` to `commit`: else each statement is sent at once
         self._unsent: list[tuple[str, Any]] = []
+        self.has_written = False  # any row, since this was set to false
 
     def begin(self, statement: str = "BEGIN") -> None:
         """Begin a transaction, with its first statement; what was not sent of another one is forgotten."""
@@ -78,23 +79,32 @@ class PostgresDb:
         values: Any
         if isinstance(sql, Native):
             text, values = str(sql), {f"p{number}": value for number, value in enumerate(parameters, 1)}
+            writes = may_write(sql)
         else:
             statement = translate(sql)
+            writes = statement.may_write
             text, values = statement.sql, statement.adapt(parameters) if statement.adapt is not None else parameters
         if self._gathers and isinstance(sql, Unread):
             self._unsent.append((text, values))
+            self.has_written |= writes
             return self._connection.cursor()
-        is_binary = isinstance(sql, BinaryResult)
+        cursor = self._execute(text, values, is_binary=isinstance(sql, BinaryResult))
+        if writes and (cursor.rowcount != 0 or text.startswith("WITH")):
+            self.has_written = True
+        return cursor
+
+    def _execute(self, sql: str, values: Any, *, is_binary: bool) -> psycopg.Cursor[TupleRow]:
         if not self._unsent:
-            return self._connection.execute(text, values, binary=is_binary)
+            return self._connection.execute(sql, values, binary=is_binary)
         with self._pipeline():
             self._send_unsent()
-            return self._connection.execute(text, values, binary=is_binary)
+            return self._connection.execute(sql, values, binary=is_binary)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
         """Execute one statement for each tuple of parameters, of which there may be none."""
         cursor = self._connection.cursor()
         if rows := list(parameters):
+            self.has_written = True
             with self._pipeline():
                 self._send_unsent()
                 cursor.executemany(translate(sql).sql, rows)

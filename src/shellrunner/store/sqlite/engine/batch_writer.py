@@ -28,7 +28,8 @@ class _CommitError(Exception):
 class BatchWriter:
     """Runs each batch of writes in one transaction.
 
-    Units must be re-runnable, and must refuse (raise a ShellrunnerError) before they write.
+    Units must be re-runnable, and must refuse (raise a ShellrunnerError) before they write: else the batch is rolled
+    back, and each of its units is committed alone.
     """
 
     def __init__(self, reserve: DiskReserve, files: HistoryFiles) -> None:
@@ -79,10 +80,13 @@ class BatchWriter:
             db.execute("BEGIN IMMEDIATE")
             before = db.total_changes
             for item in batch:
+                changes = db.total_changes
                 try:
                     self._run_unit(item, db)
                 except Exception as culprit:  # noqa: BLE001  # whatever it is, its caller gets it
                     return culprit
+                if item.error is not None and db.total_changes != changes:
+                    return item.error
             # As late as possible: what is committed to a file that was removed is gone with it.
             if fault := self._files.fault():
                 raise _missing(fault)
@@ -97,7 +101,7 @@ class BatchWriter:
         return None
 
     def _run_unit(self, item: WorkItem, db: sqlite3.Connection) -> None:
-        """Run the unit inside the batch's transaction. One that refuses has written nothing, so the others stand."""
+        """Run the unit inside the batch's transaction; if one that refuses has written nothing, the others stand."""
         item.error = None
         try:
             if item.needs_room and self._reserve.is_low():
