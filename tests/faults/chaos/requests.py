@@ -10,7 +10,7 @@ import aiohttp
 
 from tests.faults.chaos.jobs import Plan
 
-PERSISTENCE: Final = 45.0  # seconds for which a client repeats a request
+PERSISTENCE: Final = 120.0  # seconds for which a client repeats a request: several faults may follow each other
 # The refusals with 503 and 507 that the API documents: nothing was done, or it is not known whether it was.
 _REFUSALS: Final = {
     f"/problems/{name}"
