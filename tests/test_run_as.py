@@ -296,9 +296,9 @@ def audited() -> Iterator[Any]:
 # The whole service --------------------------------------------------------------------------------------------------
 
 
-async def submitted(state: Any, *specs: Any, by: Any) -> list[Any]:
+async def submitted(service: Service, *specs: Any, by: Any) -> list[Any]:
     """Add jobs to the history of a service that is down; return their ids."""
-    async with opened(state) as store:
+    async with service.history() as store:
         return [(await store.add(spec, by=by)).id for spec in specs]
 
 
@@ -309,7 +309,7 @@ async def test_a_job_runs_as_the_user_of_its_submitter(down: Service) -> None:
     """It has the user's ids, groups, home and names; the API shows who submitted it and as which user it runs."""
     script = 'id -un; id -Gn; echo "$HOME $USER $LOGNAME $SHELL"; pwd; umask'
     down.umask = 0o022
-    (job,) = await submitted(down.state_dir, JobSpec(command=script), by=AS_NOBODY)
+    (job,) = await submitted(down, JobSpec(command=script), by=AS_NOBODY)
     await down.start()
     shell = "/bin/sh" if os.path.basename(NOBODY.pw_shell) in ("nologin", "false", "") else NOBODY.pw_shell
     home = NOBODY.pw_dir if os.path.isdir(NOBODY.pw_dir) else "/"
@@ -331,7 +331,7 @@ async def test_a_killed_service_continues_with_it(down: Service, open_path: Path
     flag = open_path / "flag"
     command = f"echo one; while ! test -e {flag}; do sleep 0.02; done; id -un; exit 9"
     spec = JobSpec(command=command)
-    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
+    (job,) = await submitted(down, spec, by=AS_NOBODY)
     await down.start()
     await down.running(job)
     await down.kill()
@@ -345,7 +345,7 @@ async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service)
     """With keeper, fork server and server dead, the next server finds the user's processes by their mark."""
     mark = f"MARK={down.state_dir}"  # other tests have jobs of the same number at the same time
     spec = JobSpec(command="setsid sleep 600 & sleep 600 & wait", env={"MARK": str(down.state_dir)})
-    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
+    (job,) = await submitted(down, spec, by=AS_NOBODY)
     await down.start()
     keeper = await down.running(job)
     await until(lambda: len(processes_of(NOBODY.pw_uid, mark)) == 3)
@@ -372,8 +372,8 @@ def processes_of(uid: int, mark: str) -> list[int]:
 
 async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
     """A job whose user is gone never starts, and its detail names the user; the next job is not affected."""
-    gone, too = await submitted(down.state_dir, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
-    (own,) = await submitted(down.state_dir, JobSpec(command="id -u"), by=Submitter("t", "root"))
+    gone, too = await submitted(down, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
+    (own,) = await submitted(down, JobSpec(command="id -u"), by=Submitter("t", "root"))
     await down.start()
     result = await down.result(gone)
     assert (result["ending"], result["detail"]) == ("failed_to_start", "cannot run as x-y: there is no such user")
@@ -384,7 +384,7 @@ async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
 async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
     """A retry runs as the same user as the first attempt."""
     spec = JobSpec(command="id -un; exit 1", retries=Retries(max=1))
-    (job,) = await submitted(down.state_dir, spec, by=AS_NOBODY)
+    (job,) = await submitted(down, spec, by=AS_NOBODY)
     await down.start()
     await down.result(job)
     _, _, output = await down.get(f"/api/statuses/{job}/output")
@@ -393,7 +393,7 @@ async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
 
 async def test_a_cancel_while_the_user_is_looked_up_is_obeyed(down: Service) -> None:
     """However early a cancel comes, a job of another user is cancelled or was never started; the service lives."""
-    jobs = await submitted(down.state_dir, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)
+    jobs = await submitted(down, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)
     await down.start(SUPERVISOR__MAX_RUNNING=8)
     for job in jobs:
         await down.ask("POST", f"/api/jobs/{job}/cancel")
@@ -433,13 +433,15 @@ async def test_a_user_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch)
         await accounts.look_up("odd")
 
 
+@pytest.mark.sqlite(reason="a service in the test's process is a single host")
 @pytest.mark.parametrize("home", ["/home/" + "x" * 300, "mounted"])
 async def test_a_home_that_root_cannot_look_at_harms_nobody(
     tmp_path: Path, open_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     """With any kind of home directory, as on FUSE, the service lives, and only that user's commands may fail."""
     state = tmp_path / "state"
-    (job,) = await submitted(state, JobSpec(command="pwd"), by=Submitter("token:odd", "odd"))
+    async with opened(state) as store:
+        job = (await store.add(JobSpec(command="pwd"), by=Submitter("token:odd", "odd"))).id
     with mounted(open_path) if home == "mounted" else contextlib.nullcontext(home) as place:
         odd = pwd.struct_passwd(("odd", "x", UID, UID, "", place, "/bin/sh"))
         monkeypatch.setattr(pwd, "getpwnam", lambda _: odd)

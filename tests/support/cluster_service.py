@@ -7,11 +7,15 @@ state directory, with its keepers, is the worker's.
 import asyncio
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from shellrunner.store import Retention, Store
 from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.composition import PostgresConfig, open_store
+from shellrunner.store.postgres.node_config import NodeConfig
 from tests.support import postgres
 from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until, within
@@ -96,6 +100,14 @@ class ClusterService(Service):
     async def acquainted(self, count: int) -> None:
         """Wait until so many nodes know each other: each reads their rows whenever it renews its own."""
         await until(lambda: self.execute(_KNOW_EACH_OTHER, count) == [(True,)], what="they know each other")
+
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[Store]:
+        """Open the history while no server runs, as the API node."""
+        config = PostgresConfig(self.server.url(self.database))
+        node = NodeConfig("node", "test", 0, claims=False)
+        async with open_store(config, self.node_dir, Retention(), node=node) as store:
+            yield store
 
     def execute(self, statement: str, *values: object) -> list[Any]:
         """Execute one statement in the database, with `?` for each value."""

@@ -9,7 +9,8 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,6 +21,8 @@ from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
 from shellrunner.service import serve
+from shellrunner.store import Retention, Store
+from shellrunner.store.sqlite.composition import open_store
 from shellrunner.supervisor import fork_server_connection
 from tests.support import measurement, prefork
 from tests.support.processes import describe
@@ -131,6 +134,12 @@ class Service:
     def runner(self) -> "Service":
         """The server that runs jobs, and whose the state directory is."""
         return self
+
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[Store]:
+        """Open the history while no server runs."""
+        async with open_store(self.state_dir, Retention()) as store:
+            yield store
 
     def execute(self, statement: str, *values: object) -> list[Any]:
         """Execute one statement in the history, with `?` for each value; return its rows."""
