@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.contract import tour
-from tests.support.service import Service
+from tests.support.selected_service import new_service
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 async def _taken(state_dir: Path) -> Any:
-    service = Service(state_dir)
+    service = new_service(state_dir)
     await service.start(JOBS__KILL_GRACE=1)
     try:
         return await tour.take(service.url)

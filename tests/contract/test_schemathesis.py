@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.selected_service import new_service
 from tests.support.service import Service
 
 pytest.importorskip("schemathesis")
@@ -29,7 +30,7 @@ SECONDS = int(os.environ.get("CONTRACT_SECONDS", "120"))  # for as long it tries
 async def harmless(tmp_path: Path) -> AsyncIterator[Any]:
     """Yield a service that runs nothing but /bin/true."""
     (tmp_path / "empty").mkdir()
-    service = Service(tmp_path / "state")
+    service = new_service(tmp_path / "state")
     environment = f'{{"PATH": "{tmp_path / "empty"}"}}'
     await service.start(JOBS__SHELL=f'["{HARMLESS}"]', JOBS__ENVIRONMENT=environment, JOBS__KILL_GRACE=0)
     yield service
