@@ -3,6 +3,7 @@
 Here they run without systemd (`--no-start`) and without root; tools/try_install.sh runs them in a booted Debian.
 """
 
+import dataclasses
 import os
 import pwd
 import re
@@ -18,7 +19,7 @@ import pytest
 from shellrunner.config import load
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.installation import config_file, host, install_plan
-from shellrunner.installation.install_plan import InstallOptions, plan_system
+from shellrunner.installation.install_plan import InstallOptions, plan_system, plan_worker
 from shellrunner.installation.layout import system_layout
 from shellrunner.installation.plan import Plan, apply
 from shellrunner.installation.removal_plan import plan_removal
@@ -214,6 +215,93 @@ def test_only_a_directory_of_its_own_changes_its_mode(tmp_path: Path) -> None:
     """With --config elsewhere, the mode and owner of that directory stay."""
     plan = plan_system(InstallOptions(system_layout(tmp_path / "config.toml"), starts=False))
     assert str(tmp_path) not in {str(getattr(step, "path", "")) for step in plan.steps}
+
+
+def worker_files(plan: Plan) -> dict[str, WriteFile]:
+    """Return the files that a plan writes, by name."""
+    return {step.path.name: step for step in plan.steps if isinstance(step, WriteFile)}
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_worker_gets_the_database_as_a_credential(tmp_path: Path) -> None:
+    """The new configuration names the credential of the unit, whose file must be there before it is started."""
+    where = system_layout(tmp_path / "shellrunner" / "config.toml")
+    with pytest.raises(ShellrunnerError, match=r"database-url is missing.*--no-start"):
+        plan_worker(InstallOptions(where))
+    plan = plan_worker(InstallOptions(where, starts=False))
+    files = worker_files(plan)
+    assert set(files) == {"config.toml", "shellrunner-worker.service"}
+    assert (files["config.toml"].mode, files["config.toml"].owner) == (0o640, Ownership("root", "shellrunner"))
+    assert tomllib.loads(files["config.toml"].text)["store"] == {"url_file": "database-url"}
+    unit = files["shellrunner-worker.service"].text
+    assert f"\nLoadCredential=database-url:{where.database_url}\n" in unit
+    assert f" worker --config {where.config}\n" in unit
+    assert plan.secret is None
+    assert any(str(where.database_url) in note for note in plan.notes)
+    where.config.parent.mkdir()
+    where.database_url.write_text("postgresql://a:hunter2@b/c")
+    plan = plan_worker(InstallOptions(where, starts=False))
+    private = worker_files(plan)["database-url"]
+    assert (private.mode, private.owner, private.writes()) == (0o600, Ownership("root", "root"), False)
+    assert not any("hunter2" in step.describe() for step in plan.steps)
+    assert plan.notes == []
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_worker_is_installed_again_and_upgraded(tmp_path: Path) -> None:
+    """Nothing is written twice; a unit of an earlier version is replaced, the configuration keeps its content."""
+    where = dataclasses.replace(
+        system_layout(tmp_path / "shellrunner" / "config.toml"), units=tmp_path / "units", link=None
+    )
+    options = InstallOptions(where, pwd.getpwuid(os.getuid()).pw_name, starts=False)
+
+    def pending() -> list[str]:
+        plan = plan_worker(options)
+        files = [step for step in plan.steps if isinstance(step, WriteFile)]
+        described = [step.path.name for step in files if step.writes()]
+        for step in files:
+            if step.writes():
+                dataclasses.replace(step, owner=None).apply()
+        return described
+
+    assert pending() == ["config.toml", "shellrunner-worker.service"]
+    assert pending() == []
+    where.config.write_text(f"{where.config.read_text()}name = 'w'\n")
+    (where.units / "shellrunner-worker.service").write_text("of an earlier version")
+    assert pending() == ["shellrunner-worker.service"]
+    assert load(where.config, store={"url_file": None, "url": "postgresql:///x"}).worker.name == "w"
+    where.config.write_text("[worker]\nname = 'w'\n")
+    with pytest.raises(ShellrunnerError, match="names no database"):
+        plan_worker(options)
+    where.config.write_text(f"[store]\nurl_file = '{tmp_path}/url'\n")
+    assert "\nLoadCredential=" not in worker_files(plan_worker(options))["shellrunner-worker.service"].text
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_host_has_a_service_or_a_worker(tmp_path: Path) -> None:
+    """Neither is installed beside the other; a removal removes the one that is there, a purge its URL too."""
+    where = dataclasses.replace(system_layout(tmp_path / "shellrunner" / "config.toml"), units=tmp_path)
+    (tmp_path / "shellrunner.service").touch()
+    with pytest.raises(ShellrunnerError, match=r"^shellrunner\.service is installed here"):
+        plan_worker(InstallOptions(where, starts=False))
+    (tmp_path / "shellrunner.service").rename(tmp_path / "shellrunner-worker.service")
+    with pytest.raises(ShellrunnerError, match=r"^shellrunner-worker\.service is installed here"):
+        plan_system(InstallOptions(where, starts=False))
+    removed = [step.path for step in plan_removal(where, purge=True, stops=False).steps if isinstance(step, Remove)]
+    assert removed[0] == tmp_path / "shellrunner-worker.service"
+    assert where.database_url in removed
+    assert tmp_path / "shellrunner.service" not in removed
+
+
+def test_a_dry_run_of_a_worker_prints_its_unit(shellrunner: Run, tmp_path: Path) -> None:
+    """And changes nothing; options of a service that listens are refused."""
+    config = tmp_path / "shellrunner" / "config.toml"
+    words = ("install", "--worker", "--no-start", "--dry-run", "--user-name", pwd.getpwuid(os.getuid()).pw_name)
+    plan = shellrunner(*words, "--config", config).stdout
+    assert f"    LoadCredential=database-url:{config.parent}/database-url\n" in plan
+    assert tree(tmp_path) == {}
+    for others in (["--user"], ["--listen", "127.0.0.1:1"], ["--root", str(tmp_path)]):
+        assert "cannot be combined" in shellrunner("install", "--worker", *others, code=2).stderr
 
 
 def test_an_unreachable_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

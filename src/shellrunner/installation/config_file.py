@@ -12,8 +12,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from shellrunner.config import ServerSettings
+from shellrunner.config import ServerSettings, WorkerSettings
 from shellrunner.errors import ConfigError
+from shellrunner.installation.layout import DATABASE_URL
 
 _HEADER: Final = "# The settings of shellrunner. All that are not set here have their defaults."
 _INSTALLED: Final = (
@@ -32,6 +33,8 @@ class ConfigFile:
     server: ServerSettings
     tokens_file: Path | None
     has_tokens: bool
+    has_database: bool
+    url_file: Path | None
     is_new: bool
 
 
@@ -44,6 +47,21 @@ def default_text(
         lines += ["# Every user may connect, but needs a token.", f'socket_mode = "{socket_mode}"']
     if tokens_file:
         lines += ["", "[auth]", f"tokens_file = {json.dumps(str(tokens_file))}"]
+    return "\n".join([*lines, ""])
+
+
+def worker_text() -> str:
+    """Return the text of a new configuration file of a worker."""
+    lines = [
+        _HEADER,
+        "# But for [worker] they are the same on all hosts: copy [auth], [queues] and so on from those with the API.",
+        "",
+        "[store]",
+        f'url_file = "{DATABASE_URL}"  # a credential of the unit',
+        "",
+        "[worker]",
+        f'# name = "{WorkerSettings().name}"',
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -71,6 +89,8 @@ def _parse(path: Path, text: str, is_new: bool) -> ConfigFile:
         server = ServerSettings.model_validate(document.get("server", {}))
         auth = document.get("auth", {})
         tokens_file = Path(auth["tokens_file"]) if "tokens_file" in auth else None
+        store = document.get("store", {})
+        url_file = Path(store["url_file"]) if "url_file" in store else None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["server", *map(str, first["loc"])])
@@ -78,4 +98,5 @@ def _parse(path: Path, text: str, is_new: bool) -> ConfigFile:
         raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: invalid configuration: {error}") from None
-    return ConfigFile(text, server, tokens_file, bool(auth.get("tokens")), is_new)
+    has_database = url_file is not None or bool(store.get("url"))
+    return ConfigFile(text, server, tokens_file, bool(auth.get("tokens")), has_database, url_file, is_new)

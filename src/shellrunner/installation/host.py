@@ -7,6 +7,7 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from typing import Final
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import steps
-from shellrunner.installation.layout import SERVICE
+from shellrunner.installation.layout import SERVICE, WORKER
 from shellrunner.systemd.unit_files import ServiceAccount
 
 _ADVICE: Final = (
     "install shellrunner where every user can execute it: python3 -m venv /opt/shellrunner && "
     "/opt/shellrunner/bin/pip install …, and run /opt/shellrunner/bin/shellrunner install"
 )
+_UNITS: Final = re.compile(f"/({re.escape(SERVICE)}|{re.escape(WORKER)})/")
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 
 
@@ -93,14 +95,14 @@ def home_of(name: str) -> Path | None:
 
 
 def service_processes(*, is_user: bool) -> list[int]:
-    """Return the ids of all processes in the unit's cgroup: the service, keepers and commands."""
+    """Return the ids of all processes in the unit's cgroup: the service or worker, keepers and commands."""
     slice_ = f"/user-{os.getuid()}.slice/" if is_user else "/system.slice/"
     found = []
     for each in Path("/proc").iterdir():
         if each.name.isdecimal():
             with contextlib.suppress(OSError):  # a process that has ended
                 lines = (each / "cgroup").read_text().splitlines()
-                if any(slice_ in f"{line}/" and f"/{SERVICE}/" in f"{line}/" for line in lines):
+                if any(slice_ in f"{line}/" and _UNITS.search(f"{line}/") for line in lines):
                     found.append(int(each.name))
     return found
 

@@ -15,7 +15,7 @@ from shellrunner.config.token_hash import create_secret
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import config_file, host, layout
 from shellrunner.installation.config_file import ConfigFile
-from shellrunner.installation.layout import SERVICE, SOCKET, Layout
+from shellrunner.installation.layout import DATABASE_URL, SERVICE, SOCKET, WORKER, Layout
 from shellrunner.installation.plan import Plan
 from shellrunner.installation.steps import MakeDirectory, MakeLink, Ownership, RunCommand, Step, WriteFile
 from shellrunner.systemd import unit_files
@@ -52,6 +52,7 @@ def plan_system(options: InstallOptions) -> Plan:
             f"shellrunner is installed by a package, whose units are in {_PACKAGED_UNITS}; to create a token: "
             f"shellrunner token create NAME 2>> {where.tokens} && systemctl reload shellrunner"
         )
+    _refuse_beside(where, WORKER)
     host.require_permanent()
     host.require_executable_by(options.user_name)
     account = host.find_account(options.user_name)
@@ -75,6 +76,81 @@ def plan_system(options: InstallOptions) -> Plan:
         *(_start(systemctl, units, token) if options.starts else ()),
     ]
     return Plan(steps, [*token.notes, *_restart_notes(systemctl, units, options)], token.secret)
+
+
+def plan_worker(options: InstallOptions) -> Plan:
+    """Return the plan for a worker of the whole system, which runs jobs of a history in PostgreSQL.
+
+    Raises:
+        ShellrunnerError: it cannot be installed with these options.
+    """
+    where = options.where
+    _refuse_beside(where, SERVICE)
+    host.require_permanent()
+    host.require_executable_by(options.user_name)
+    account = host.find_account(options.user_name)
+    config = config_file.read_or_create(where.config, config_file.worker_text(), ())
+    if not config.has_database:
+        raise ShellrunnerError(f'{where.config} names no database: add url_file = "{DATABASE_URL}" to [store]')
+    is_credential = config.url_file == Path(DATABASE_URL)
+    ours, systemctl = Ownership("root", account.group), host.Systemctl(is_user=False)
+    command = unit_files.serve_command(host.executable(), where.config, "worker")
+    unit = WriteFile(
+        where.units / WORKER,
+        unit_files.worker_unit(command, account, options.hardening, where.database_url if is_credential else None),
+    )
+    steps = [
+        *_system_user(where, options.user_name),
+        *_config_directory(where, ours),
+        WriteFile(where.config, config.text, 0o640, ours, keeps_content=True),
+        *(_database_url(where, starts=options.starts) if is_credential else ()),
+        unit,
+        *_link(where),
+        *(_start_worker(systemctl, unit) if options.starts else ()),
+    ]
+    notes = []
+    if is_credential and not where.database_url.exists():
+        notes.append(f"before it is started, write the URL of the database into {where.database_url}, for root only")
+    if options.starts and not unit.is_done() and systemctl.is_active(WORKER):
+        notes.append(f"the unit was changed; to apply it: {' '.join(systemctl.command('restart', WORKER))}")
+    return Plan(steps, notes)
+
+
+def _refuse_beside(where: Layout, unit: str) -> None:
+    """Refuse what would use the state directory of another unit.
+
+    Raises:
+        ShellrunnerError: that one is installed.
+    """
+    if any((directory / unit).exists() for directory in (where.units, _PACKAGED_UNITS)):
+        raise ShellrunnerError(
+            f"{unit} is installed here, and both would use {where.state}: a host has either of them; to remove it: "
+            "shellrunner uninstall"
+        )
+
+
+def _database_url(where: Layout, *, starts: bool) -> Iterator[Step]:
+    """Yield the step that makes the file with the URL private, which an administrator writes.
+
+    Raises:
+        ShellrunnerError: it is missing, and the worker is to be started.
+    """
+    if where.database_url.exists():
+        yield WriteFile(where.database_url, "", 0o600, Ownership("root", "root"), keeps_content=True, shown="")
+    elif starts:
+        raise ShellrunnerError(
+            f"{where.database_url} is missing: write the URL of the database into it, so that only root can read it, "
+            "or use --no-start to write the other files only"
+        )
+
+
+def _start_worker(systemctl: host.Systemctl, unit: WriteFile) -> Iterator[Step]:
+    systemctl.require_running()
+    yield RunCommand(systemctl.command("daemon-reload"), unit.is_done)
+    yield RunCommand(
+        systemctl.command("enable", "--now", WORKER),
+        lambda: systemctl.is_enabled(WORKER) and systemctl.is_active(WORKER),
+    )
 
 
 def plan_user(options: InstallOptions) -> Plan:

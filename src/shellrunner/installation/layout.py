@@ -11,6 +11,8 @@ from typing import Final
 
 SERVICE: Final = "shellrunner.service"
 SOCKET: Final = "shellrunner.socket"
+WORKER: Final = "shellrunner-worker.service"
+DATABASE_URL: Final = "database-url"  # the name of a credential, and of the file beside the configuration
 NAME: Final = "shellrunner"  # of directories and of the command
 USER_NAME: Final = NAME
 _ROOT: Final = Path("/")
@@ -37,6 +39,11 @@ class Layout:
     def tokens(self) -> Path:
         """Return the path of the tokens file."""
         return self.config.with_name("tokens.toml")
+
+    @property
+    def database_url(self) -> Path:
+        """Return the path of the file that has the URL of PostgreSQL."""
+        return self.config.with_name(DATABASE_URL)
 
     @property
     def home(self) -> Path:

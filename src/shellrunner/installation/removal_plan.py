@@ -1,4 +1,4 @@
-"""The plan of a removal: stops the service and removes its units; running commands, settings and history stay.
+"""The plan of a removal: stops the service or worker, removes its units; running commands, settings, history stay.
 
 Used by the command line. With `purge` settings and history are removed too, once no command runs any more. Must not
 know how a step is applied.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shellrunner.config.token_hash import hash_secret
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import host, layout
-from shellrunner.installation.layout import SERVICE, SOCKET, Layout
+from shellrunner.installation.layout import DATABASE_URL, SERVICE, SOCKET, WORKER, Layout
 from shellrunner.installation.plan import Plan
 from shellrunner.installation.steps import Remove, RemoveEmptyDirectory, RunCommand, Step
 
@@ -23,16 +23,17 @@ def plan_removal(where: Layout, *, purge: bool, stops: bool) -> Plan:
     `stops`: whether systemd is to stop the service; otherwise only files are removed.
     """
     systemctl = host.Systemctl(is_user=where.is_user)
-    files = [Remove(where.at(where.units / unit)) for unit in (SOCKET, SERVICE)]
+    units: tuple[str, ...] = (SOCKET, SERVICE)
+    if (where.at(where.units) / WORKER).exists():  # a host has either of them
+        units = (WORKER,)
+    files = [Remove(where.at(where.units / unit)) for unit in units]
     steps: list[Step] = []
     if stops:
         systemctl.require_running()
         steps.append(
             RunCommand(
-                systemctl.command("disable", "--now", SOCKET, SERVICE),
-                lambda: (
-                    not any(systemctl.is_enabled(each) or systemctl.is_active(each) for each in (SOCKET, SERVICE))
-                ),
+                systemctl.command("disable", "--now", *units),
+                lambda: not any(systemctl.is_enabled(each) or systemctl.is_active(each) for each in units),
             )
         )
     steps += files
@@ -86,9 +87,12 @@ def _purge(where: Layout) -> Iterator[Step]:
         yield Remove(where.at(where.client))
     yield Remove(where.at(where.config))
     yield Remove(where.at(where.tokens))
+    yield Remove(where.at(where.database_url))
     yield Remove(where.at(where.state))
     if where.config.parent.name == layout.NAME:
-        files = frozenset({where.config.name, where.tokens.name, *([where.client.name] if is_client else [])})
+        files = frozenset(
+            {where.config.name, where.tokens.name, DATABASE_URL, *([where.client.name] if is_client else [])}
+        )
         yield RemoveEmptyDirectory(where.at(where.config.parent), files)
     if not where.is_user and host.home_of(layout.USER_NAME) == where.home:
         yield RunCommand(["userdel", layout.USER_NAME], lambda: not host.user_exists(layout.USER_NAME))

@@ -37,6 +37,8 @@ _SOCKETS: Final = (
 # Not in a user's own systemd instance, which may not lower the score.
 _OOM_SCORE: Final = "# It kills commands, whose score is 0, before the server.\nOOMScoreAdjust=-500\n"
 
+_DATABASE_URL: Final = re.compile(r"^#LoadCredential=database-url:.*$", re.MULTILINE)
+
 # Where a unit is installed, and by which command it is controlled.
 _SYSTEM_PLACE: Final = {"directory": "/etc/systemd/system", "systemctl": "systemctl"}
 _USER_PLACE: Final = {"directory": "~/.config/systemd/user", "systemctl": "systemctl --user"}
@@ -63,9 +65,17 @@ def service_unit(
     )
 
 
-def worker_unit(command: Sequence[str], account: ServiceAccount, hardening: Hardening) -> str:
-    """Return the service unit of a worker that runs `command`, whose first word is an absolute path."""
-    return _service("shellrunner-worker.service", command, **_system_values(account, hardening))
+def worker_unit(
+    command: Sequence[str], account: ServiceAccount, hardening: Hardening, database_url: Path | None = None
+) -> str:
+    """Return the service unit of a worker that runs `command`, whose first word is an absolute path.
+
+    `database_url`: the file that it gets as the credential `database-url`.
+    """
+    text = _service("shellrunner-worker.service", command, **_system_values(account, hardening))
+    if database_url is None:
+        return text
+    return _DATABASE_URL.sub(lambda _: f"LoadCredential=database-url:{_literal(str(database_url))}", text)
 
 
 def user_service_unit(command: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import click
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.installation import plan
-from shellrunner.installation.install_plan import InstallOptions, plan_staged, plan_system, plan_user
+from shellrunner.installation.install_plan import InstallOptions, plan_staged, plan_system, plan_user, plan_worker
 from shellrunner.installation.layout import USER_NAME, system_layout, user_layout
 from shellrunner.installation.plan import Plan
 from shellrunner.systemd.unit_files import HARDENINGS, Hardening
@@ -19,6 +19,7 @@ _ROOT: Final = Path("/")
 
 @click.command()
 @click.option("--user", "is_user", is_flag=True, help="Install for you alone, under `systemctl --user`.")
+@click.option("--worker", "is_worker", is_flag=True, help="Install a worker of a history in PostgreSQL instead.")
 @click.option("--user-name", default=USER_NAME, show_default=True, help="User that the service and commands run as.")
 @click.option("--config", type=_PATH, help="Configuration file (default: /etc/shellrunner/config.toml).")
 @click.option(
@@ -45,15 +46,19 @@ def install(
     root: Path,
     *,
     is_user: bool,
+    is_worker: bool,
     no_start: bool,
     dry_run: bool,
 ) -> None:
     """Install the service under systemd. A second time it changes nothing.
 
+    With --worker the URL of PostgreSQL is read from /etc/shellrunner/database-url, as a credential of the unit.
     Needs root, unless with --user. Prints the first token to standard output, and everything else to standard error.
     """
     if is_user and (root != _ROOT or user_name != USER_NAME or hardening != "sudo"):
         raise click.UsageError("--user cannot be combined with --root, --user-name or --hardening")
+    if is_worker and (is_user or listen or root != _ROOT):
+        raise click.UsageError("--worker cannot be combined with --user, --listen or --root")
     where = user_layout(config) if is_user else system_layout(config, root)
     options = InstallOptions(where, user_name, listen, hardening, starts=not no_start)
     if where.is_user:
@@ -62,7 +67,7 @@ def install(
         execute(plan_staged(options), dry_run=dry_run)
     else:
         require_root(dry_run=dry_run)
-        execute(plan_system(options), dry_run=dry_run)
+        execute((plan_worker if is_worker else plan_system)(options), dry_run=dry_run)
 
 
 def require_root(*, dry_run: bool) -> None:

@@ -13,7 +13,7 @@ from shellrunner.installation.removal_plan import plan_removal
 @click.option("--no-stop", is_flag=True, help="Remove the files, but do not stop the units.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 def uninstall(*, is_user: bool, purge: bool, no_stop: bool, dry_run: bool) -> None:
-    """Stop the service and remove its units; running commands continue.
+    """Stop the service, or the worker, and remove its units; running commands continue.
 
     Settings and history stay, unless with --purge, which requires that no commands run any more.
     """
