@@ -4,16 +4,23 @@ import asyncio
 import random
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shellrunner.errors import StoreUnavailable
-from shellrunner.keeper.slot import DATA_CAPACITY
-from shellrunner.model import Claim, End, Ending, JobSpec, State, Volume
+from shellrunner.keeper.slot import DATA_CAPACITY, IndexEntry
+from shellrunner.model import Claim, End, Ending, JobSpec, State, Stream, Volume
 from shellrunner.store import Head, Output
 from shellrunner.store.db import Db
+from shellrunner.store.output.reader import OutputSnapshot
 from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.engine import connection_thread
+from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.hosts import losing
+from shellrunner.store.postgres.output_chunks import chunk_rows
+from shellrunner.store.postgres.output_chunks.chunk_rows import OutputChunk
+from shellrunner.store.postgres.output_chunks.chunk_source import ChunkSource
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.store.transition import Transitions
 from tests.postgres.reading import read_all
@@ -65,6 +72,33 @@ async def test_a_running_job_is_read_at_another_node(cluster: Cluster) -> None:
             assert output.volume == volume
             assert not output.lags
             assert await written.check(output, thorough=True) == 0
+
+
+async def test_one_frame_after_the_other_is_read_in_few_transactions(cluster: Cluster) -> None:
+    """A read that is followed by others, as it seems, reads ahead; those need no database, and get the same bytes."""
+    size, count = 1 << 18, 8
+    data = random.Random(1).randbytes(size * count)
+    first = IndexEntry(0, 0, 0, 1).pack()
+    chunks = [
+        OutputChunk(at, at, size, 0, min(at, 1), b"" if at else first, data[at : at + size])
+        for at in range(0, len(data), size)
+    ]
+    units = 0
+    with connection_thread.connect(cluster.url) as connection:
+        chunk_rows.add(PostgresDb(connection), [(1, 1, chunk) for chunk in chunks])
+
+        async def run_read(unit: Any) -> Any:
+            nonlocal units
+            units += 1
+            return unit(PostgresDb(connection))
+
+        output = OutputSnapshot(ChunkSource(run_read, 1, 1, Volume(len(data), 0)))
+        frames = [await output.read(at, size) for at in range(0, len(data), size)]
+        assert b"".join(extent.data for frame in frames for extent in frame) == data
+        assert units == 2
+        for at, length in ((5 * size - 3, 7), (3, 5), (len(data) - 1, 9)):
+            assert await output.read_bytes(at, length) == data[at : at + length]
+            assert await output.read_stream(Stream.STDOUT, at, length) == data[at : at + length]
 
 
 async def test_a_short_job_sends_no_chunks(cluster: Cluster) -> None:

@@ -240,9 +240,9 @@ class GroupRead:
         for number, item in enumerate(batch):
             try:
                 connection, db = thread.connection, thread.db
-                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
+                if not db.has_begun:
                     roll_back(connection)
-                    connection.execute(BEGIN_READ)
+                    db.begin(BEGIN_READ)
                     self.begun += 1
                 item.value, item.error = item.unit(db), None
             except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on

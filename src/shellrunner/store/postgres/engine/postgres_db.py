@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.adapt import Loader
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 
@@ -48,6 +49,11 @@ class PostgresDb:
         self._gathers = False  # from `begin` to `commit`: else each statement is sent at once
         self._unsent: list[tuple[str, Any]] = []
         self.has_written = False  # any row, since this was set to false
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the next statement belongs to a transaction that was begun, and has not failed."""
+        return bool(self._unsent) or self._connection.pgconn.transaction_status == TransactionStatus.INTRANS
 
     def begin(self, statement: str = "BEGIN") -> None:
         """Begin a transaction, with its first statement; what was not sent of another one is forgotten."""

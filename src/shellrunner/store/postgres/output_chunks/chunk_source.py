@@ -5,9 +5,10 @@ as its limit allows. Must not know who has sent the chunks, or whether more will
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from shellrunner.keeper.slot import ENTRY_SIZE, parse_index
 from shellrunner.model import Volume
@@ -20,6 +21,9 @@ from shellrunner.store.postgres.output_chunks import chunk_rows
 T = TypeVar("T")
 
 _READ_AHEAD: Final = 1 << 16  # bytes that are read at least: many extents are shorter
+_LONG_READ: Final = 1 << 17  # bytes from which on a read is one of several that follow each other, as it seems
+_MAX_READ_AHEAD: Final = 1 << 20  # bytes that are read then
+_MAX_INDEX_AT_ONCE: Final = 512 * ENTRY_SIZE  # bytes
 _OF: Final = "job = ? AND attempt = ?"
 _COLUMNS: Final = "position, length, stdout, first_entry, entries"
 _LAST_BEFORE: Final = {
@@ -82,16 +86,22 @@ class ChunkSource:
         self._run_read, self._key = run_read, (job_id, attempt)
         self.volume = volume
         self._sent: chunk_rows.Sent | None = None  # when it was read first
-        # Parts of the index that follow each other, read last. Replaced as a whole: several threads may read.
+        # Parts of the index that follow each other, and data with its position, read last. Each is replaced as a
+        # whole: several threads may read.
         self.window: Sequence[_IndexedChunk] = ()
+        self.buffer = (0, b"")
 
     async def apply(self, read: Callable[[IndexedOutput], T]) -> T:
-        """Run a read."""
+        """Run a read; at once if all that it needs was read before."""
 
         def unit(db: Db) -> T:
             sent = self._read_sent(db)
             return read(IndexedOutput(None, _ChunkTail(db, self, self._key, sent), sent.entries, self.volume))
 
+        # An index of many short extents is not walked on the event loop's thread.
+        if self.buffer[1] and sum(len(part.entries) for part in self.window) <= _MAX_INDEX_AT_ONCE:
+            with suppress(_NotAtHandError):
+                return unit(_NO_DATABASE)
         return await self._run_read(unit)
 
     async def survey(self, *, thorough: bool) -> Sequence[Segment] | None:
@@ -128,7 +138,6 @@ class _ChunkTail:
 
     def __init__(self, db: Db, source: ChunkSource, key: tuple[int, int], sent: chunk_rows.Sent) -> None:
         self._db, self._source, self._key, self._sent = db, source, key, sent
-        self._buffer = (0, b"")
 
     def index(self, number: int, count: int) -> bytes:
         """Return entries, up to `count`: those that are at hand, at least one if there is one."""
@@ -146,9 +155,11 @@ class _ChunkTail:
 
     def data(self, position: int, limit: int) -> bytes:
         """Return at most `limit` bytes."""
-        begin, buffer = self._buffer
+        begin, buffer = self._source.buffer
         if not (begin <= position and position + limit <= begin + len(buffer)):
-            begin, buffer = self._buffer = position, self._read_data(position, max(limit, _READ_AHEAD))
+            ahead = _MAX_READ_AHEAD if limit >= _LONG_READ else _READ_AHEAD
+            begin, buffer = position, self._read_data(position, max(limit, ahead))
+            self._source.buffer = begin, buffer
         return buffer[position - begin : position - begin + limit]
 
     def extents(self) -> list[tuple[int, int]]:
@@ -161,7 +172,8 @@ class _ChunkTail:
         """Return the entries of the last chunk that begins at or before `value`, and the one before them."""
         window = self._source.window
         at = _place_in(window, stream, value)
-        if not 0 < at < len(window):  # what precedes it, or follows it, is not known
+        is_last = window and window[-1].position + window[-1].length >= self._sent.volume.stored
+        if not (0 < at < len(window) or (at and is_last)):  # what precedes it, or follows it, is not known
             position = value if stream is None else self._position_of(_LAST_BEFORE[stream], value)
             window = self._load(position)
             at = _place_in(window, None, position)
@@ -198,6 +210,23 @@ class _ChunkTail:
         return b"".join(pieces)
 
 
+class _NotAtHandError(Exception):
+    """It has to be read from the database."""
+
+
+class _NoDatabase:
+    """A `Db` for reads of what was read before."""
+
+    def execute(self, _: str, parameters: Sequence[Any] = (), /) -> NoReturn:
+        """Refuse."""
+        raise _NotAtHandError
+
+    def executemany(self, _: str, parameters: Iterable[Sequence[Any]], /) -> NoReturn:
+        """Refuse."""
+        raise _NotAtHandError
+
+
+_NO_DATABASE: Final = _NoDatabase()
 _NOWHERE: Final = _IndexedChunk(0, 0, 0, 0, b"")
 
 
