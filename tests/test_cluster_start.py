@@ -1,6 +1,7 @@
 """Programs that open a history in PostgreSQL: what they refuse, what they wait for, what they run, what they show."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 from shellrunner.store.postgres import schema
@@ -227,6 +229,41 @@ async def test_serve_waits_for_postgresql_and_says_so(nodes: Any, down_server: P
     assert [entry["event"] for entry in node.log].index("PostgreSQL can be used") > 0
     assert len(events(node, "waiting for PostgreSQL")) == 1
     assert down_server.password not in str(node.log)
+
+
+@pytest.mark.heavy
+async def test_a_node_that_waits_for_its_name_is_alive_and_not_ready(nodes: Any, database: str) -> None:
+    """Until the lease of a server that was killed has expired; the answer and the log say what it waits for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first, second = (
+        nodes("a", database),
+        nodes("b", database, WORKER__NAME="a", SERVER__LISTEN=f'["127.0.0.1:{port}"]'),
+    )
+    second.program = second.program[:4]
+    await first.start()
+    await first.kill()
+    await second.launch()
+    waiting = await logged(second, "another server has had the name of this host: waiting until its lease expires")
+    assert (waiting["level"], waiting["host"]) == ("warning", "a")
+
+    async def answered(path: str) -> tuple[int, str]:
+        with contextlib.suppress(aiohttp.ClientConnectorError):
+            async with second.session.get(f"http://127.0.0.1:{port}/{path}") as response:
+                return response.status, await response.text()
+        return 0, ""
+
+    async def is_listening() -> bool:
+        return bool((await answered("healthz"))[0])
+
+    await until(is_listening)
+    assert (await answered("healthz"))[0] == 200
+    status, text = await answered("readyz")
+    assert (status, "until the lease of an earlier server with the name of this host" in text) == (503, True)
+    assert not second.url
+    await until(lambda: second.url, 40, what="it listens")
+    assert (await second.get("/readyz"))[0] == 200
 
 
 async def test_a_worker_waits_too(nodes: Any, down_server: PostgresServer) -> None:

@@ -19,7 +19,7 @@ from shellrunner.config import Settings
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
 from shellrunner.service.audit_file import audit_sink
-from shellrunner.service.database_wait import wait_for_database
+from shellrunner.service.database_wait import WAITS_FOR_HISTORY, opened_meanwhile, wait_for_database
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.network import binding
 from shellrunner.service.network.listening import check_passed_sockets, listening, take_passed_sockets
@@ -131,7 +131,12 @@ async def _serve(
         await wait_for_database(settings, notifier, unavailable(listeners, mode, certificate))
         async with (
             audit_sink(settings.audit.file) as audit,
-            open_history(settings, state_dir, new_history=new_history) as store,
+            opened_meanwhile(
+                open_history(settings, state_dir, new_history=new_history),
+                unavailable(listeners, mode, certificate, WAITS_FOR_HISTORY)
+                if settings.store.url
+                else contextlib.nullcontext(),
+            ) as store,
             supervised(
                 store,
                 launcher,

@@ -1,21 +1,28 @@
 """Wait at the start until PostgreSQL can be used: a node may be started before it, or while it is restarted.
 
-Used by the composition root before the history is opened. Jobs that run go on under their keepers meanwhile. Must not
-know SQL, or what is opened then.
+Then until the history is open: an earlier server may have the name of this host until its lease expires. Used by the
+composition root. Jobs that run go on under their keepers meanwhile. Must not know SQL, or what is opened then.
 """
 
 import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from typing import Any, Final, TypeVar
 
 from shellrunner.config import Settings
+from shellrunner.errors import ShellrunnerError
 from shellrunner.store.postgres_import import import_postgres
 from shellrunner.systemd.notify import Notifier
 
 log = logging.getLogger("shellrunner.service")
 
+T = TypeVar("T")
+
+WAITS_FOR_HISTORY: Final = """the service is starting, and waits for the database, or until the lease of an earlier \
+server with the name of this host has expired"""
 _RETRY_DELAY: Final = 1.0  # seconds
+_ANSWER_AFTER: Final = 0.5  # seconds for which clients wait rather than get 503
 _EXTENSION: Final = 30.0  # seconds: an attempt to connect takes less
 
 
@@ -44,3 +51,25 @@ async def _probe(settings: Settings) -> str | None:
     """Return why the database cannot be connected to; None if it can."""
     failure: str | None = await import_postgres("maintenance.availability").probe(settings.store.url)
     return failure
+
+
+@asynccontextmanager
+async def opened_meanwhile(
+    history: AbstractAsyncContextManager[T], meanwhile: AbstractAsyncContextManager[Any]
+) -> AsyncIterator[T]:
+    """Open the history, and close it at the end; `meanwhile` is entered if its opening takes long."""
+    async with AsyncExitStack() as stack:
+        answering = asyncio.create_task(_enter_late(meanwhile), name="unavailable responder")
+        try:
+            opened = await stack.enter_async_context(history)
+        finally:
+            answering.cancel()
+            await asyncio.wait([answering])
+        yield opened
+
+
+async def _enter_late(meanwhile: AbstractAsyncContextManager[Any]) -> None:
+    await asyncio.sleep(_ANSWER_AFTER)
+    with suppress(ShellrunnerError):  # an address cannot be used, which is reported once the history is open
+        async with meanwhile:
+            await asyncio.Event().wait()

@@ -25,10 +25,13 @@ _DETAIL: Final = "the service is starting, and the history cannot be opened yet"
 
 
 @contextlib.asynccontextmanager
-async def unavailable(listeners: Listeners, socket_mode: int, certificate: Certificate | None) -> AsyncIterator[None]:
+async def unavailable(
+    listeners: Listeners, socket_mode: int, certificate: Certificate | None, detail: str = _DETAIL
+) -> AsyncIterator[None]:
     """Answer requests on all addresses with 503, but for the probe whether the process responds.
 
-    At the end the addresses are still bound, and connections that were not accepted wait for the app.
+    `detail` says what it waits for; anybody may read it. At the end the addresses are still bound, and connections
+    that were not accepted wait for the app.
 
     Raises:
         ShellrunnerError: an address is in use, or may not be used.
@@ -40,7 +43,7 @@ async def unavailable(listeners: Listeners, socket_mode: int, certificate: Certi
             listener = start_listening(stack, endpoint, socket_mode)
             is_tls = certificate is not None and listener.family != socket.AF_UNIX
             server = await loop.create_server(
-                lambda: _UnavailableProtocol(connections),
+                lambda: _UnavailableProtocol(connections, detail),
                 sock=listener.dup(),  # the server closes it
                 ssl=certificate.context if certificate and is_tls else None,
                 ssl_handshake_timeout=_TIMEOUT if is_tls else None,
@@ -56,8 +59,9 @@ def _abort(connections: set[asyncio.Transport]) -> None:
 
 
 class _UnavailableProtocol(asyncio.Protocol):
-    def __init__(self, connections: set[asyncio.Transport]) -> None:
+    def __init__(self, connections: set[asyncio.Transport], detail: str) -> None:
         self._connections, self._head, self._is_answered = connections, b"", False
+        self._detail = detail
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle
 
@@ -74,7 +78,7 @@ class _UnavailableProtocol(asyncio.Protocol):
         self._head += data
         if b"\r\n\r\n" in self._head or len(self._head) > _MAX_HEAD:
             self._is_answered = True
-            self._transport.write(_answer(self._head))
+            self._transport.write(_answer(self._head, self._detail))
             if self._transport.can_write_eof():
                 # The rest of the request is read until the client closes: with unread data, close(2) would reset the
                 # connection, perhaps before the client has read the answer.
@@ -87,20 +91,20 @@ class _UnavailableProtocol(asyncio.Protocol):
         self._connections.discard(self._transport)
 
 
-def _answer(head: bytes) -> bytes:
+def _answer(head: bytes, detail: str) -> bytes:
     found = _PATH.match(head)
     path = found[1] if found else b""
     if path == b"/healthz":
         return _response(*_ALIVE)
     if path == b"/readyz":
-        return _response(*_problem("not-ready", reasons=["store-unavailable"]))
-    return _response(*_problem("store-unavailable"))
+        return _response(*_problem("not-ready", detail, reasons=["store-unavailable"]))
+    return _response(*_problem("store-unavailable", detail))
 
 
-def _problem(code: str, **members: object) -> tuple[int, str, bytes]:
+def _problem(code: str, detail: str, **members: object) -> tuple[int, str, bytes]:
     """Return a problem as `web.http.problems` has it."""
     title = code.replace("-", " ").capitalize()
-    document = {"type": f"/problems/{code}", "title": title, "status": 503, "detail": _DETAIL, **members}
+    document = {"type": f"/problems/{code}", "title": title, "status": 503, "detail": detail, **members}
     return 503, "application/problem+json; charset=utf-8", json.dumps(document, separators=(",", ":")).encode()
 
 

@@ -157,6 +157,11 @@ class HostLease:
                     f"another server that is running is host {self._node.name!r} of this history: "
                     "set worker.name to a name of its own"
                 )
+            if first is None:
+                fields = {"host": self._node.name, "seconds": self.seconds}
+                _log.warning(
+                    "another server has had the name of this host: waiting until its lease expires", extra=fields
+                )
             first = held.seen
             await asyncio.sleep(self._interval / 2)
         await self.renew(on_era, lambda: None)
