@@ -266,6 +266,32 @@ async def test_a_node_that_waits_for_its_name_is_alive_and_not_ready(nodes: Any,
     assert (await second.get("/readyz"))[0] == 200
 
 
+@pytest.mark.heavy
+async def test_a_stop_while_postgresql_hangs_is_soon_and_loses_nothing(
+    nodes: Any, down_server: PostgresServer, tmp_path: Path
+) -> None:
+    """It takes less than a client that waits for an answer; the end that could not be recorded is in the slot."""
+    gate = tmp_path / "gate"
+    await asyncio.to_thread(down_server.start)
+    node = nodes("a", down_server.url())
+    await node.start()
+    job = await node.submit(f"while [ ! -e {gate} ]; do sleep 0.05; done; echo over; echo > {gate}.over; exit 7")
+    await until(lambda: node.keeper_of(job), what="it runs")
+    down_server.freeze()
+    try:
+        asked = asyncio.ensure_future(node.ask("GET", "/api/jobs"))
+        gate.touch()
+        await until((tmp_path / "gate.over").exists, what="it has ended")
+        assert await node.stop(10) == 0
+        await asyncio.wait([asked])
+        assert asked.exception() is not None
+    finally:
+        down_server.thaw()
+    await node.start()
+    result = await node.result(job)
+    assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 7, "over\n")
+
+
 async def test_a_worker_waits_too(nodes: Any, down_server: PostgresServer) -> None:
     """It runs jobs once the database is there."""
     node = nodes("a", down_server.url(), program="worker")

@@ -209,8 +209,7 @@ async def _running(
                 try:
                     yield store
                 finally:
-                    waiting.close()
-                    await outbox.flush()
+                    await _begin_close(engine, notifier, waiting, outbox)
         finally:
             await listener.stop()
             notifier.close()
@@ -218,6 +217,14 @@ async def _running(
             effects.spill.close()
             await asyncio.wait([removing])
             storage.close()
+
+
+async def _begin_close(engine: PostgresEngine, notifier: PostgresThread, waiting: ClaimQueue, outbox: Outbox) -> None:
+    """Begin to close the store: what is left to do takes some seconds at most, also if the database hangs."""
+    engine.close_soon()
+    notifier.close_soon()
+    waiting.close()
+    await outbox.flush()
 
 
 def _compose_orders(

@@ -22,6 +22,7 @@ from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
 T = TypeVar("T")
 
 _ANSWER_TIMEOUT: Final = 15.0  # seconds for one batch: a PostgreSQL that hangs keeps its connections open
+_CLOSE_TIMEOUT: Final = 4.0  # seconds for all that is left to do when the history is closed
 _CONNECT_TIMEOUT: Final = 5  # seconds, for each address
 _RECONNECT_DELAY: Final = 0.5  # seconds between two attempts; until then calls fail at once
 _OPTIONS: Final[dict[str, Any]] = {
@@ -98,6 +99,8 @@ class PostgresThread:
         self._db: PostgresDb | None = None
         self._retry_at = 0.0
         self._failure: psycopg.Error | None = None
+        self._last_moment: asyncio.TimerHandle | None = None
+        self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -111,6 +114,8 @@ class PostgresThread:
         if self._connection is not None and self._connection.closed:
             self._connection = None
         if self._connection is None:
+            if self._is_given_up:
+                raise psycopg.OperationalError("the history is closed, and the database has not answered in time")
             if self._failure is not None and time.monotonic() < self._retry_at:
                 raise self._failure
             try:
@@ -187,12 +192,23 @@ class PostgresThread:
 
         self._calls.put(run)
 
+    def close_soon(self) -> None:
+        """Have all that was called, and is called yet, end soon: if the server does not answer by then, it fails."""
+        if self._last_moment is None:
+            self._last_moment = self._loop.call_later(_CLOSE_TIMEOUT, self._give_up)
+
     def close(self) -> None:
         """End the thread after what was called, and close the connection; returns at once."""
+        if self._last_moment is not None:
+            self._last_moment.cancel()
         self._calls.put(None)
 
     def _opened(self, connection: Connection) -> None:
         self._opening = connection
+
+    def _give_up(self) -> None:
+        self._is_given_up = True
+        self._break()
 
     def _break(self) -> None:
         """Shut the socket down, on the event loop's thread: the thread that waits for it gets an error."""

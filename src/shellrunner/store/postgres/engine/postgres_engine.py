@@ -66,6 +66,11 @@ class PostgresEngine:
         value: T = await self.writes.submit(ChangeItem(unit, on_commit))
         return value
 
+    def close_soon(self) -> None:
+        """Have all that is left to do end soon, also if the database does not answer."""
+        for thread in (self._writing, *self._reading):
+            thread.close_soon()
+
     @asynccontextmanager
     async def running(self, tasks: TaskGroup, planner: BatchPlanner) -> AsyncIterator[None]:
         """Execute what is submitted; at the end, finish all of it, the writes first: they may need reads."""
@@ -74,6 +79,7 @@ class PostgresEngine:
         try:
             yield
         finally:
+            self.close_soon()
             self.writes.close()
             await asyncio.wait([writing])
             for queue in self.reads:
