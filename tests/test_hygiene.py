@@ -117,7 +117,7 @@ async def test_jobs_keep_the_umask_and_the_service_has_its_own(down: Service) ->
     assert any(stat.S_ISSOCK(mode) for mode in modes.values())
     assert {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
     assert stat.S_IMODE(down.state_dir.stat().st_mode) == 0o700
-    _, _, output = await down.get(f"/api/statuses/{job}/output?tail=1000000")
+    output = await until(lambda: _text(down, job))
     assert output.startswith(b"0027\n")
 
 
