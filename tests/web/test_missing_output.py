@@ -165,6 +165,7 @@ async def check_done(site: Site, job_id: int, result: str, *, alone: bool = True
     return int(missing)
 
 
+@pytest.mark.sqlite(reason="in a cluster output of what has ended is in the database")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_after_the_end_what_is_missing_is_counted(site: Site, damage: Callable[[Path], None]) -> None:
     """C6: damage after the end is in the result, the bytes, the events and the text, and changes the entity tag."""
@@ -186,6 +187,7 @@ async def test_c6_after_the_end_what_is_missing_is_counted(site: Site, damage: C
     assert rest.status == 200  # another version: all of it
 
 
+@pytest.mark.sqlite(reason="another node learns of a gap when there is output behind it, or the end")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_while_it_runs_followers_learn_of_it_and_go_on(site: Site, damage: Callable[[Path], None]) -> None:
     """C6: damage under a running job is passed over, and the end counts all that is not there."""
@@ -218,6 +220,7 @@ async def test_c6_while_it_runs_followers_learn_of_it_and_go_on(site: Site, dama
     await check_done(site, job_id, f"/api/results/{job_id}")
 
 
+@pytest.mark.sqlite(reason="in a cluster output of what has ended is in the database")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_an_attempt_that_is_damaged_says_so(site: Site, damage: Callable[[Path], None]) -> None:
     """C6: the same for an earlier attempt; the next one is whole, and followers of all get through."""
@@ -250,6 +253,7 @@ async def test_c6_an_attempt_that_is_damaged_says_so(site: Site, damage: Callabl
         assert is_part(one.body, data)
 
 
+@pytest.mark.sqlite(reason="in a cluster output of what has ended is in the database")
 async def test_c6_a_follower_whose_character_is_cut_off_by_a_gap_goes_on(site: Site) -> None:
     """C6: it holds back the beginning of the character, and resumes before the gap and within it."""
     job_id = await site.submit()

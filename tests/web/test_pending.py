@@ -44,6 +44,7 @@ async def pending(site: Site, job_id: int) -> tuple[str, str] | None:
     return (status["pending"]["reason"], status["pending"]["detail"]) if status["pending"] else None
 
 
+@pytest.mark.sqlite(reason="in a cluster the counts of queues may be a second old")
 async def test_the_first_reason_is_given_and_the_next_one_after_it(tmp_path: Path) -> None:
     """Each time the first obstacle is removed the next one is named, until the job runs; then there is none."""
     async with serving(tmp_path, **SETTINGS) as site:
@@ -76,6 +77,7 @@ async def test_the_first_reason_is_given_and_the_next_one_after_it(tmp_path: Pat
         )
 
 
+@pytest.mark.sqlite(reason="in a cluster due times are those of the clock of the database")
 async def test_the_next_attempt_and_the_share_of_a_token_are_reasons(tmp_path: Path) -> None:
     """A retry names its number and time; a token that may run no more names itself and its limit."""
     async with serving(tmp_path, **SETTINGS) as site:

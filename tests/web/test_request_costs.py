@@ -129,6 +129,7 @@ async def test_a_result_in_its_row_is_read_in_one_walk(site: Site) -> None:
     assert counts["read_both"]
 
 
+@pytest.mark.sqlite(reason="it counts reads of SQLite")
 async def test_what_was_made_of_a_job_is_kept_until_it_changes(site: Site) -> None:
     """The second GET of a job, a status or a result reads one row, and makes nothing of it."""
     job = await site.done(b"out\n", b"err\n")

@@ -5,6 +5,7 @@ import pytest
 from tests.support.site import Site
 
 
+@pytest.mark.sqlite(reason="it is about a single host")
 async def test_a_single_host_is_listed(site: Site) -> None:
     """With what it runs at the moment; the list and the host itself are the same document."""
     await site.submit()
@@ -18,6 +19,7 @@ async def test_a_single_host_is_listed(site: Site) -> None:
     await runner.finish()
 
 
+@pytest.mark.sqlite(reason="it is about a single host")
 async def test_a_job_of_a_single_host_names_none(site: Site) -> None:
     """As there is no other: not while it runs, and not when it is done."""
     job_id = await site.done()
@@ -27,6 +29,7 @@ async def test_a_job_of_a_single_host_names_none(site: Site) -> None:
     assert (await site.get("/api/jobs?host=localhost")).json["jobs"] == []
 
 
+@pytest.mark.sqlite(reason="it is about a single host")
 @pytest.mark.parametrize(
     ("verb", "path"), [("POST", "/drain"), ("POST", "/resume"), ("DELETE", "?confirm=true")], ids=str
 )
@@ -38,6 +41,7 @@ async def test_a_single_host_is_not_changed(site: Site, verb: str, path: str) ->
     assert (answer.status, answer.json["type"]) == (404, "/problems/no-such-host")
 
 
+@pytest.mark.sqlite(reason="it is about a single host")
 async def test_the_removal_of_a_reachable_host_is_refused_before_it_is_confirmed(site: Site) -> None:
     """Nobody is asked to confirm what cannot be done."""
     assert (await site.ask("DELETE", "/api/workers/localhost")).json["type"] == "/problems/host-reachable"
