@@ -35,7 +35,8 @@ class Host:
     as nothing was reported of them yet. free: how many more it would start now. claims: whether it runs any at all
     (else it only answers). draining: it starts no more jobs until it is resumed. reachable: its lease has not
     expired; else its running jobs are not judged before there is proof, and `seen` is since when nothing is known of
-    it. joined: when the history knew it first. is_this: it is the one that answers.
+    it. joined: when the history knew it first. is_this: it is the one that answers. differing:
+    which of its settings are not those of that one, although all hosts must have the same.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Host:
     seen: Millis
     joined: Millis
     is_this: bool
+    differing: tuple[str, ...] = ()
 
 
 class OrderKind(StrEnum):

@@ -294,6 +294,9 @@ class Worker(TypedDict):
     """The version of its program."""
     responding: bool
     """Whether it is the one that sends this response."""
+    differing: list[str]
+    """Settings that are not those of the responding host, although all must have the same: `queues` (`[queues]` and
+    `supervisor.max_queued`), `tokens` (their `max_running` and `max_queued`), `lost_after`."""
 
 
 @closed

@@ -102,4 +102,5 @@ def _worker(host: Host) -> documents.Worker:
         "joined": format_rfc3339(host.joined),
         "version": host.version,
         "responding": host.is_this,
+        "differing": [*host.differing],
     }

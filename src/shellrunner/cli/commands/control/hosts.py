@@ -61,6 +61,9 @@ async def _list(output: OutputFormat | None, console: Console, client: Client) -
         await output.print(console, documents, is_list=False)
     else:
         await console.print_line(_table(document["workers"]))
+        for row in document["workers"]:
+            if row["differing"]:
+                console.report(f"{row['host']} has other settings than the node asked: {', '.join(row['differing'])}")
     return 0
 
 

@@ -11,7 +11,7 @@ from shellrunner.errors import HostReachable, NoSuchHost
 from shellrunner.store.db import Db
 from shellrunner.store.hosts import Host
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts import lease, losing
+from shellrunner.store.postgres.hosts import lease, losing, shared_settings
 from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.transaction import advisory
 from shellrunner.store.transition import CommitListener, Transitions
@@ -33,10 +33,12 @@ class HostRegistry:
         listener: CommitListener,
         now: Callable[[], Millis],
         on_changed: Callable[[], Any],
+        *,
+        own_settings: Callable[[], str],
     ) -> None:
         """`node`: the name of this one. `on_changed` is called after a host was drained, resumed or removed here."""
         self._node, self._engine, self._listener = node, engine, listener
-        self._now, self._on_changed = now, on_changed
+        self._now, self._on_changed, self._own_settings = now, on_changed, own_settings
 
     async def list(self) -> Sequence[Host]:
         return await self._engine.read(self._read)
@@ -73,6 +75,7 @@ class HostRegistry:
             seen=row.seen,
             joined=row.joined,
             is_this=row.name == self._node,
+            differing=tuple(shared_settings.differences(self._own_settings(), row.settings)),
         )
 
     async def _set_draining(self, name: str, *, draining: bool) -> Host:

@@ -15,7 +15,7 @@ from shellrunner.clock import Millis, boot_ms
 from shellrunner.errors import StoreUnavailable
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts import losing
+from shellrunner.store.postgres.hosts import losing, shared_settings
 from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.node_config import NodeConfig, Peer
@@ -37,24 +37,24 @@ _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _ERA: Final = """(SELECT value FROM meta WHERE key = 'epoch'), (SELECT value FROM meta WHERE key = 'server'),
     coalesce(current_setting('shellrunner.server', true), '')"""
 _SET: Final = """boot = ?, home = ?, version = ?, queues = ?, claims = ?, slots = ?, free = ?,
-    seen = clock_timestamp(), unreachable = NULL"""
+    settings = ?, seen = clock_timestamp(), unreachable = NULL"""
 _RENEW: Final = f"""WITH before AS (SELECT unreachable FROM hosts WHERE name = ? FOR UPDATE)
     UPDATE hosts SET {_SET} FROM before WHERE name = ? AND incarnation = ?
     RETURNING before.unreachable IS NOT NULL, {_ERA}"""
-_ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
+_ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free,
+    settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
 _EARLIER: Final = f"""SELECT boot = ? AND home = ?, clock_timestamp() - seen > make_interval(secs => ?),
     {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
 _REPLACE: Final = f"UPDATE hosts SET incarnation = ?, {_SET} WHERE name = ?"
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
-    unreachable IS NOT NULL, {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
+    unreachable IS NOT NULL, settings, {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
     FROM hosts ORDER BY name"""
 
 
 class HostRow(NamedTuple):
     """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was.
 
-    is_unreachable: a node has judged that its lease has expired.
+    is_unreachable: a node has judged that its lease has expired. settings: see `shared_settings`.
     """
 
     name: str
@@ -67,6 +67,7 @@ class HostRow(NamedTuple):
     free: int
     draining: bool
     is_unreachable: bool
+    settings: str
     joined: Millis
     seen: Millis
     age: Millis
@@ -107,16 +108,20 @@ class HostLease:
         clock: DatabaseClock,
         count_free: Callable[[], int],
         *,
+        own_settings: Callable[[], str],
         journal: ClaimJournal,
         listener: CommitListener,
         seconds: float = LEASE,
     ) -> None:
         """`count_free`: how many keepers of this node wait for a job. `seconds`: how long a lease lasts.
 
-        `journal`: what was started in this state directory. `listener`: follows that other jobs are lost.
+        `own_settings`: digests of what all nodes must have in common. `journal`: what was started in this state
+        directory. `listener`: follows that other jobs are lost.
         """
         self._node, self._engine, self._clock = node, engine, clock
         self._count_free, self._journal, self._listener = count_free, journal, listener
+        self._own_settings = own_settings
+        self._reported: set[tuple[str, str, str]] = set()  # nodes whose settings differ, with both digests
         self.seconds = seconds
         self._interval = min(INTERVAL, seconds / 7)
         self.rows: Sequence[HostRow] = ()
@@ -235,6 +240,18 @@ class HostLease:
             if row.age < self.seconds * 1000 and row.name != self._node.name
         ]
 
+        own = self._own_settings()
+        for peer in self.peers:
+            self._compare(own, next(row for row in self.rows if row.name == peer.name))
+
+    def _compare(self, own: str, row: HostRow) -> None:
+        """Log once that the settings of another node differ; again only once one of the two has others."""
+        seen = row.name, own, row.settings
+        if seen not in self._reported and (found := shared_settings.differences(own, row.settings)):
+            self._reported.add(seen)
+            text = "settings of another host differ from those of this one: they must be the same on all"
+            _log.warning(text, extra={"host": row.name, "settings": found})
+
     def _is_late(self, now: Millis) -> bool:
         return self._renewed_at is None or now - self._renewed_at > self.seconds * 500
 
@@ -243,7 +260,16 @@ class HostLease:
     def _values(self) -> tuple[Any, ...]:
         node = self._node
         queues = None if node.queues is None else sorted(node.queues)
-        return node.boot, node.home, node.version, queues, node.claims, node.slots, self._count_free()
+        return (
+            node.boot,
+            node.home,
+            node.version,
+            queues,
+            node.claims,
+            node.slots,
+            self._count_free(),
+            self._own_settings(),
+        )
 
     def _renew(self, db: Db) -> _Renewed | None:
         node = self._node
@@ -287,7 +313,7 @@ class HostLease:
 def read(db: Db) -> list[HostRow]:
     """Return every node that has ever been there and was not removed."""
     rows = db.execute(_READ).fetchall()
-    return [HostRow._make((*row[:12], max(row[12] - row[11], 0))) for row in rows]
+    return [HostRow._make((*row[:13], max(row[13] - row[12], 0))) for row in rows]
 
 
 def _set_of(queues: Sequence[str] | None) -> frozenset[str] | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from shellrunner.model import Claim
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts import late_witness
+from shellrunner.store.postgres.hosts import late_witness, shared_settings
 from shellrunner.store.postgres.hosts.end_writer import EndWriter
 from shellrunner.store.postgres.hosts.host_registry import HostRegistry
 from shellrunner.store.postgres.hosts.judge import Judge
@@ -57,6 +57,10 @@ class Membership:
         lost_after: float | None,
     ) -> None:
         """`lease`, `lost_after`: seconds."""
+
+        def own_settings() -> str:
+            return shared_settings.digests(state.limits, lost_after)
+
         self.ends = EndWriter(engine, listener, state.journal, outputs, clock.now)
         self._engine, self._listener = engine, listener
         self._lease = HostLease(
@@ -64,6 +68,7 @@ class Membership:
             engine,
             clock,
             lambda: len(waiting),
+            own_settings=own_settings,
             journal=state.journal,
             listener=listener,
             seconds=lease,
@@ -72,7 +77,9 @@ class Membership:
             engine, state, state.journal, clock, listener, listener.owners, self.ends.unrecorded, lease, waiting.look
         )
         self._judge = Judge(engine, self._lease, clock, listener, lost_after, listener.hosts_judged)
-        self.registry = HostRegistry(state.node.name, engine, listener, clock.now, listener.hosts_changed)
+        self.registry = HostRegistry(
+            state.node.name, engine, listener, clock.now, listener.hosts_changed, own_settings=own_settings
+        )
 
     @property
     def hosts_by_state(self) -> dict[str, int]:
