@@ -199,7 +199,7 @@ INNER_LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__",),
     ),
     "store.sqlite.copying": (("stopped_history",), ("snapshot",), ("__init__",)),
-    "store.sqlite.clock": (("clock_marks",), ("seen_time",), ("__init__",)),
+    "store.sqlite.clock": (("clock_marks",), ("__init__",)),
     "store.postgres.maintenance": (
         ("history_import", "availability", "roles"),
         ("chunk_import", "resealing"),

@@ -3,19 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shellrunner.clock import now_ms
+from shellrunner.keeper.identity import boot_id
 from shellrunner.model import JobSpec
 from shellrunner.model.spec import Notify
 from shellrunner.store import Retention
+from shellrunner.store.components.seen_time import ClockMark
 from shellrunner.store.postgres.node.database_clock import DatabaseClock
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.store.units import due_callbacks
+from tests.support import nodes as several_nodes
 from tests.support.histories import NOTHING, ended
 from tests.support.nodes import Cluster
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 _TIMEOUT = 20.0
@@ -90,3 +95,79 @@ async def test_a_clock_that_is_set_ahead_removes_nothing(cluster: Cluster) -> No
         assert await retention.remove_oldest() == 0
         retention._limits = Retention(jobs=0)  # what exceeds another limit goes
         assert await retention.remove_oldest() == 1
+
+
+DAY = 86_400_000
+
+
+async def ended_at(store: PostgresStore, completed: int) -> int:
+    """Add a job that has ended at this time, as its host says; return its id."""
+    claim = await claimed(store, JobSpec(command="true"))
+    assert await store.finish(claim.job_id, "t", ended(0, completed=completed), *NOTHING)
+    return int(claim.job_id)
+
+
+async def test_a_clock_that_is_ahead_at_the_start_removes_nothing(cluster: Cluster) -> None:
+    """A node that is started then believes what others have seen to pass, until that has been so for a day."""
+    async with cluster.node("one") as store:
+        retention = store._parts.retention
+        retention._limits = Retention(days=1)
+        await ended_at(store, now_ms())
+        assert await retention.remove_oldest() == 0
+    # As another host, or in another boot, sees it.
+    cluster.execute("UPDATE meta SET value = replace(value, %s, 'another') WHERE key = 'clock'", boot_id())
+    async with cluster.node("two") as store:
+        retention = store._parts.retention
+        retention._limits = Retention(days=1)
+        retention._now = lambda: now_ms() + 60 * DAY
+        assert await retention.remove_oldest() == 0
+
+
+async def test_time_that_another_node_has_seen_to_pass_counts(cluster: Cluster) -> None:
+    """What this one has not seen itself, as it was not there or doubts the clock, is in the history."""
+    async with cluster.node("one") as store:
+        retention = store._parts.retention
+        retention._limits = Retention(days=1)
+        await ended_at(store, now_ms())
+        assert await retention.remove_oldest() == 0
+        retention._now = lambda: now_ms() + 2 * DAY
+        assert await retention.remove_oldest() == 0
+        mark = ClockMark("another", 0, now_ms() + 2 * DAY, now_ms() + 2 * DAY)
+        cluster.execute("UPDATE meta SET value = %s WHERE key = 'clock'", mark.format())
+        assert await retention.remove_oldest() == 1
+
+
+async def test_an_end_from_a_host_whose_clock_is_far_behind_is_not_old(cluster: Cluster) -> None:
+    """A job is no older than its acceptance; those that are too old are removed, also behind it."""
+    async with cluster.node("one") as store:
+        retention = store._parts.retention
+        assert await retention.remove_oldest() == 0  # since then it knows the time
+        young = await ended_at(store, now_ms() - 50 * DAY)
+        old = await ended_at(store, now_ms() - 40 * DAY)
+        cluster.execute("UPDATE jobs SET created = %s WHERE id = %s", now_ms() - 41 * DAY, old)
+        retention._limits = Retention(days=30)
+        assert await retention.remove_oldest() == 1
+        assert [job_id for (job_id,) in cluster.execute("SELECT id FROM jobs")] == [young]
+        retention._limits = Retention(jobs=0)
+        assert await retention.remove_oldest() == 1
+
+
+async def test_a_host_that_is_gone_is_noticed_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Its lease is of the future then: what counts is that it is not renewed, for its jobs and for its name."""
+    with several_nodes.cluster(tmp_path, lease=1.0, lost_after=2.0) as cluster:
+        async with cluster.node("two") as two:
+            async with cluster.node("one") as one:
+                claim = await claimed(one, JobSpec(command="true"))
+            cluster.execute("UPDATE hosts SET seen = clock_timestamp() + interval '3 h' WHERE name = 'one'")
+
+            async def is_away() -> bool:
+                return [host.reachable for host in await two.hosts.list()] == [False, True]
+
+            await until(is_away)
+
+            async def is_lost() -> bool:
+                return bool((await two.job(claim.job_id)).done)
+
+            await until(is_lost)
+            async with asyncio.timeout(20), cluster.node("one", directory="elsewhere") as another:
+                assert [host.reachable for host in await another.hosts.list()] == [True, True]

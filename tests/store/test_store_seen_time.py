@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shellrunner.store.sqlite.clock.seen_time import CONFIRMATION, ClockMark, SeenTime
+from shellrunner.store.components.seen_time import CONFIRMATION, ClockMark, SeenTime
 
 NOW = 1_800_000_000_000
 DAY = 86_400_000

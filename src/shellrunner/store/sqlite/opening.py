@@ -20,12 +20,12 @@ from shellrunner.sealing.digest_key import DigestKey
 from shellrunner.sealing.key_files import KeyFiles
 from shellrunner.store import HistoryIdentity, Pauses, rows
 from shellrunner.store.columns import ClaimRow
+from shellrunner.store.components.seen_time import SeenTime
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.output.spill import SpillFile
 from shellrunner.store.queues import Line, QueueLimit
 from shellrunner.store.sqlite import main_file, provenance, schema, secrets_upgrade
 from shellrunner.store.sqlite.clock import clock_marks
-from shellrunner.store.sqlite.clock.seen_time import SeenTime
 from shellrunner.store.sqlite.engine.db_thread import open_reading, open_snapshot, open_writing
 from shellrunner.store.sqlite.engine.disk_reserve import is_full, make_room
 from shellrunner.store.sqlite.engine.history_files import HistoryFiles

@@ -27,9 +27,13 @@ _log = logging.getLogger(__name__)
 
 _MAX_INTERVAL: Final = 1.0  # seconds between two looks
 _RECHECK_INTERVAL: Final = 60.0  # seconds between two looks for jobs of a host that has had none
-_EXPIRED: Final = "clock_timestamp() - seen > make_interval(secs => ?)"
+# A lease from the future: the clock was set back. Then only that it stood still counts, by this node's boot clock.
+_EXPIRED: Final = """(clock_timestamp() - seen > make_interval(secs => ?)
+    OR seen > clock_timestamp() + interval '1 s')"""
+_TOLERANCE: Final = 1_000  # milliseconds, as there
 _SERVER_RUNS: Final = "SELECT clock_timestamp() - pg_postmaster_start_time() > make_interval(secs => ?)"
-_JUDGE: Final = f"UPDATE hosts SET unreachable = seen WHERE unreachable IS NULL AND {_EXPIRED} RETURNING name"  # noqa: S608
+_JUDGE: Final = f"""UPDATE hosts SET unreachable = least(seen, clock_timestamp())
+    WHERE unreachable IS NULL AND {_EXPIRED} AND name = ANY(?) RETURNING name"""  # noqa: S608
 _RUNNING: Final = "SELECT id FROM jobs WHERE state = 'running' AND host = ANY(?)"
 _IS_AWAY: Final = f"SELECT unreachable IS NOT NULL AND {_EXPIRED} FROM hosts WHERE name = ? FOR UPDATE"  # noqa: S608
 
@@ -67,8 +71,8 @@ class Judge:
             if self._still.get(row.name, (None,))[0] != row.seen:
                 self._still[row.name] = row.seen, boot_ms()
         expired = [row for row in self.lease.rows if self._is_away(row, self.lease.seconds)]
-        if any(not row.is_unreachable for row in expired):
-            await self.engine.write(self._judge, self._judged)
+        if names := [row.name for row in expired if not row.is_unreachable]:
+            await self.engine.write(lambda db: self._judge(db, names), self._judged)
         if self.lost_after is None:
             return
         for row in expired:
@@ -88,14 +92,17 @@ class Judge:
         return seen != row.seen or now - at > _RECHECK_INTERVAL * 1000
 
     def _is_away(self, row: HostRow, seconds: float) -> bool:
-        return self.clock.now() - row.seen > seconds * 1000
+        age = self.clock.now() - row.seen
+        if age < -_TOLERANCE:
+            age = boot_ms() - self._still[row.name][1]
+        return age > seconds * 1000
 
-    def _judge(self, db: Db) -> tuple[list[str], list[int]]:
+    def _judge(self, db: Db, names: Sequence[str]) -> tuple[list[str], list[int]]:
         """Return the hosts that are unreachable from now on, and the jobs that run there."""
         seconds = (self.lease.seconds,)
         if not advisory.try_lock(db, advisory.JUDGING) or not db.execute(_SERVER_RUNS, seconds).fetchall()[0][0]:
             return [], []
-        hosts = [name for (name,) in db.execute(_JUDGE, seconds).fetchall()]
+        hosts = [name for (name,) in db.execute(_JUDGE, (*seconds, names)).fetchall()]
         return hosts, [job_id for (job_id,) in db.execute(_RUNNING, (hosts,)).fetchall()] if hosts else []
 
     def _judged(self, outcome: tuple[list[str], list[int]]) -> None:

@@ -52,7 +52,8 @@ _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slot
 
 
 class HostRow(NamedTuple):
-    """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was.
+    """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was
+    (negative if the clock was set back since).
 
     is_unreachable: a node has judged that its lease has expired. settings: see `shared_settings`.
     """
@@ -156,7 +157,8 @@ class HostLease:
             StoreUnavailable: another server that lives has this name, or the database cannot be used.
         """
         first: Millis | None = None
-        while (held := await self._take_name(is_start=True)) is not None:
+        began = boot_ms()
+        while (held := await self._take_name(is_start=True, stood_still=self._stood_still(first, began))) is not None:
             if first is not None and held.seen != first:
                 raise StoreUnavailable(
                     f"another server that is running is host {self._node.name!r} of this history: "
@@ -212,13 +214,18 @@ class HostLease:
         if name != self._node.name and all(peer.name != name for peer in self.peers):
             self._met_another.set()
 
-    async def _take_name(self, *, is_start: bool) -> _Held | None:
-        """Make the name this server's, unless another one holds it."""
+    def _stood_still(self, seen: Millis | None, since: Millis) -> Millis | None:
+        """Return this renewal if it has been the last one for as long as a lease lasts, whatever the clocks say."""
+        return seen if boot_ms() - since > self.seconds * 1000 else None
+
+    async def _take_name(self, *, is_start: bool, stood_still: Millis | None = None) -> _Held | None:
+        """Make the name this server's, unless another one holds it; `stood_still`: its renewal, if that is over."""
 
         def committed(outcome: tuple[_Held | None, Transitions]) -> None:
             self._listener.committed(outcome[1])
 
-        held, _ = await self._engine.change(partial(self._join, is_start=is_start), committed)
+        join = partial(self._join, is_start=is_start, stood_still=stood_still)
+        held, _ = await self._engine.change(join, committed)
         return held
 
     def _lost_name(self) -> None:
@@ -282,7 +289,9 @@ class HostLease:
         self._clock.observe(rows[0].seen + rows[0].age, before, boot_ms())
         return _Renewed(was_unreachable, Era(int(epoch), server), answering, rows)
 
-    def _join(self, db: Db, *, is_start: bool) -> tuple[tuple[_Held | None, Transitions], Transitions]:
+    def _join(
+        self, db: Db, *, is_start: bool, stood_still: Millis | None
+    ) -> tuple[tuple[_Held | None, Transitions], Transitions]:
         node, values = self._node, self._values()
         # Whatever an earlier server has sent is over when the lock is there, and later it claims no more.
         advisory.lock_node(db, node.name)
@@ -290,7 +299,7 @@ class HostLease:
             return (None, []), []
         parameters = (node.boot, node.home, self.seconds, node.name)
         ((is_same_place, has_expired, seen),) = db.execute(_EARLIER, parameters).fetchall()
-        if not ((is_same_place and is_start) or has_expired):
+        if not ((is_same_place and is_start) or has_expired or seen == stood_still):
             return (_Held(seen), []), []
         db.execute(_REPLACE, (node.incarnation, *values, node.name))
         transitions = [] if is_same_place and is_start else self._lose_others(db)
@@ -313,7 +322,7 @@ class HostLease:
 def read(db: Db) -> list[HostRow]:
     """Return every node that has ever been there and was not removed."""
     rows = db.execute(_READ).fetchall()
-    return [HostRow._make((*row[:13], max(row[13] - row[12], 0))) for row in rows]
+    return [HostRow._make((*row[:13], row[13] - row[12])) for row in rows]
 
 
 def _set_of(queues: Sequence[str] | None) -> frozenset[str] | None:

@@ -7,8 +7,8 @@ know how a change of the clock is noticed.
 from typing import Final
 
 from shellrunner.clock import Millis
+from shellrunner.store.components.seen_time import ClockMark
 from shellrunner.store.db import Db
-from shellrunner.store.sqlite.clock.seen_time import ClockMark
 
 _WRITE: Final = """INSERT INTO meta (key, value) VALUES ('clock', ?)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value"""

@@ -4,9 +4,9 @@ Owned by the store. `settle` is a part of units, so it can be run again: what is
 """
 
 from shellrunner.clock import Millis, boot_ms, now_ms
+from shellrunner.store.components.seen_time import SeenTime
 from shellrunner.store.db import Db
 from shellrunner.store.sqlite.clock import clock_marks
-from shellrunner.store.sqlite.clock.seen_time import SeenTime
 
 
 class ClockWatch:

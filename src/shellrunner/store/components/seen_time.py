@@ -12,7 +12,7 @@ that they are comparable over restarts of the service. Owned by the store. Must 
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
 
 from shellrunner.clock import Millis
@@ -77,6 +77,11 @@ class SeenTime:
             extra={"seconds": unseen // 1000},
         )
         return before
+
+    def agree(self, seen: Millis) -> None:
+        """Follow that another host, with the same wall clock, has seen time pass up to here."""
+        if self._mark.seen < seen <= self._mark.wall:
+            self._mark = replace(self._mark, seen=seen)
 
     @property
     def mark(self) -> ClockMark:
