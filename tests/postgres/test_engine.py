@@ -14,8 +14,6 @@ from shellrunner.store import IdempotencyKey
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres import schema
 from shellrunner.store.postgres.engine import connection_thread
-from shellrunner.store.postgres.engine.dialect import Unread
-from shellrunner.store.postgres.engine.group_commit import roll_back
 from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
 from tests.support.histories import NOTHING, SPEC, ended
@@ -147,32 +145,13 @@ async def test_a_commit_that_is_not_answered_is_of_unknown_outcome(cluster: Clus
     assert [queue.queued for queue in (await store.queues()).queues] == [1]
 
 
-def test_what_nobody_reads_is_sent_with_what_follows_it(cluster: Cluster) -> None:
-    """In its order; an error of it is the one that is raised, wherever it shows, and nothing is committed."""
-    add = Unread("INSERT INTO paused (queue) VALUES (?)")
-    with connection_thread.connect(cluster.url) as connection:
-        db = PostgresDb(connection)
-        db.begin()
-        db.execute(add, ("one",))
-        assert db.execute("SELECT queue FROM paused").fetchall() == [("one",)]
-        db.execute(add, ("two",))
-        assert db.commit() == "COMMIT"
-        for end in (db.commit, lambda: db.execute("SELECT 1"), lambda: db.executemany(add, [("three",)])):
-            db.begin()
-            db.execute(add, ("two",))
-            with pytest.raises(errors.UniqueViolation):
-                end()
-            roll_back(connection)
-        assert cluster.execute("SELECT queue FROM paused ORDER BY queue") == [("one",), ("two",)]
-
-
 def test_a_notification_that_cannot_be_sent_does_not_make_its_commit_fail(cluster: Cluster) -> None:
     """It is sent behind COMMIT, and lost; the next transaction is as any."""
     with connection_thread.connect(cluster.url) as connection:
         db = PostgresDb(connection)
         called: list[str] = []
         for queue in ("one", "two"):
-            db.begin()
+            connection.execute("BEGIN")
             db.execute("INSERT INTO paused (queue) VALUES (?)", (queue,))
             assert db.commit(lambda: called.append("meanwhile"), ("SELECT 1 / 0", ())) == "COMMIT"
         assert called == ["meanwhile", "meanwhile"]

@@ -16,7 +16,7 @@ from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 
 from shellrunner.store.db import Db
 from shellrunner.store.postgres.delivery import Delivered, QueuedJob
-from shellrunner.store.postgres.engine.dialect import UnreadNative, native
+from shellrunner.store.postgres.engine.dialect import native
 from shellrunner.store.queues import Line
 
 _NO_ONE: Final = UUID(int=0)  # the manager of a row that is deleted in the same transaction
@@ -37,12 +37,12 @@ def _builder() -> QueryQueueBuilder:
 
 @cache
 def _enqueue() -> str:
-    return UnreadNative(native(_builder().build_enqueue_query()))
+    return native(_builder().build_enqueue_query())
 
 
 @cache
 def _log_job() -> str:
-    return UnreadNative(native(_builder().build_log_job_query()))
+    return native(_builder().build_log_job_query())
 
 
 def entry_point(line: Line) -> str:

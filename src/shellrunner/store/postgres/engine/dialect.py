@@ -119,18 +119,6 @@ class Native(str):
     __slots__ = ()
 
 
-class Unread(str):
-    """A statement of which nothing is read: in a write batch it is sent with the next one that is waited for."""
-
-    __slots__ = ()
-
-
-class UnreadNative(Native, Unread):
-    """Both."""
-
-    __slots__ = ()
-
-
 class BinaryResult(str):
     """A statement whose rows are to be sent in binary form: data as it is, and not as twice as many digits."""
 

@@ -7,7 +7,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -71,8 +70,8 @@ class CommitHooks(Protocol):
     def before_commit(self, db: Db, transitions: Transitions, /) -> None:
         """Write what is kept of all transitions: counts and sizes."""
 
-    def committing(self, transitions: Transitions, /) -> None:
-        """Note what is being committed, while the server does so."""
+    def committing(self, transitions: Transitions, /) -> Callable[[], object] | None:
+        """Return what is to be done while the server commits, if anything."""
 
     def notification(self, transitions: Transitions, /) -> tuple[str, Sequence[Any]] | None:
         """Return the statement by which others learn of it, if they have to at once; it is sent behind COMMIT."""
@@ -130,7 +129,7 @@ class GroupCommit:
         connection, db = thread.connection, thread.db
         try:
             roll_back(connection)  # one that could not be ended before
-            db.begin()
+            connection.execute("BEGIN")
             transitions = self._run_units(db, batch)
             self._end(db, transitions)
             self.commits += 1
@@ -142,8 +141,7 @@ class GroupCommit:
     def _end(self, db: PostgresDb, transitions: Transitions) -> None:
         try:
             if transitions:
-                meanwhile = partial(self._hooks.committing, transitions)
-                answer = db.commit(meanwhile, self._hooks.notification(transitions))
+                answer = db.commit(self._hooks.committing(transitions), self._hooks.notification(transitions))
             else:
                 answer = db.commit()
             if answer != "COMMIT":  # a unit has passed over the error of a statement
@@ -240,9 +238,9 @@ class GroupRead:
         for number, item in enumerate(batch):
             try:
                 connection, db = thread.connection, thread.db
-                if not db.has_begun:
+                if connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                     roll_back(connection)
-                    db.begin(BEGIN_READ)
+                    connection.execute(BEGIN_READ)
                     self.begun += 1
                 item.value, item.error = item.unit(db), None
             except Exception as error:  # noqa: BLE001  # each caller gets its own, the queue goes on

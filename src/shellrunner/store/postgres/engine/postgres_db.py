@@ -1,9 +1,6 @@
 """A psycopg connection as the units of work see it: `store.db.Db`.
 
-Used on the connection's own thread. Knows the dialect; must not know jobs, or when a transaction begins and ends.
-
-Each answer that is waited for costs a turn of two processes, which on a busy machine is more than most statements.
-So what nobody reads (`Unread`, BEGIN) is sent with the statement that follows it, and COMMIT with what precedes it.
+Used on the connection's own thread. Knows the dialect, and COMMIT; must not know jobs, or what is in a transaction.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,12 +9,11 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.adapt import Loader
-from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 
 from shellrunner.store.db import Cursor
-from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, Unread, may_write, translate
+from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, may_write, translate
 
 _PREPARED: Final = 256  # statements that a connection keeps prepared
 _PREPARE_AFTER: Final = 2  # executions
@@ -46,18 +42,7 @@ class PostgresDb:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._gathers = False  # from `begin` to `commit`: else each statement is sent at once
-        self._unsent: list[tuple[str, Any]] = []
         self.has_written = False  # any row, since this was set to false
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the next statement belongs to a transaction that was begun, and has not failed."""
-        return bool(self._unsent) or self._connection.pgconn.transaction_status == TransactionStatus.INTRANS
-
-    def begin(self, statement: str = "BEGIN") -> None:
-        """Begin a transaction, with its first statement; what was not sent of another one is forgotten."""
-        self._gathers, self._unsent = True, [(statement, None)]
 
     def commit(
         self, meanwhile: Callable[[], object] | None = None, then: tuple[str, Sequence[Any]] | None = None
@@ -66,10 +51,11 @@ class PostgresDb:
 
         `then`: a statement that is sent behind COMMIT, so that it is executed at once; if it fails, nothing follows.
         """
-        committed, self._gathers = self._connection.cursor(), False
+        if meanwhile is None and then is None:  # a pipeline costs more than the turn that it saves
+            return self._connection.execute("COMMIT").statusmessage
+        committed = self._connection.cursor()
         try:
             with self._pipeline():
-                self._send_unsent()
                 committed.execute("COMMIT")
                 if then is not None:
                     self._connection.execute(*then)
@@ -81,7 +67,7 @@ class PostgresDb:
         return committed.statusmessage
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
-        """Execute one statement; of one that is `Unread`, the outcome is not known yet."""
+        """Execute one statement."""
         values: Any
         if isinstance(sql, Native):
             text, values = str(sql), {f"p{number}": value for number, value in enumerate(parameters, 1)}
@@ -90,30 +76,17 @@ class PostgresDb:
             statement = translate(sql)
             writes = statement.may_write
             text, values = statement.sql, statement.adapt(parameters) if statement.adapt is not None else parameters
-        if self._gathers and isinstance(sql, Unread):
-            self._unsent.append((text, values))
-            self.has_written |= writes
-            return self._connection.cursor()
-        cursor = self._execute(text, values, is_binary=isinstance(sql, BinaryResult))
+        cursor = self._connection.execute(text, values, binary=isinstance(sql, BinaryResult))
         if writes and (cursor.rowcount != 0 or text.startswith("WITH")):
             self.has_written = True
         return cursor
-
-    def _execute(self, sql: str, values: Any, *, is_binary: bool) -> psycopg.Cursor[TupleRow]:
-        if not self._unsent:
-            return self._connection.execute(sql, values, binary=is_binary)
-        with self._pipeline():
-            self._send_unsent()
-            return self._connection.execute(sql, values, binary=is_binary)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
         """Execute one statement for each tuple of parameters, of which there may be none."""
         cursor = self._connection.cursor()
         if rows := list(parameters):
             self.has_written = True
-            with self._pipeline():
-                self._send_unsent()
-                cursor.executemany(translate(sql).sql, rows)
+            cursor.executemany(translate(sql).sql, rows)
         return cursor
 
     @contextmanager
@@ -130,8 +103,3 @@ class PostgresDb:
             first = first or error
         if first is not None:
             raise first
-
-    def _send_unsent(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for sql, values in unsent:
-            self._connection.execute(sql, values)

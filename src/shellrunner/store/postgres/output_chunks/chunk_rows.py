@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 from shellrunner.keeper.slot import ENTRY_SIZE
 from shellrunner.model import Volume
 from shellrunner.store.db import Db
-from shellrunner.store.postgres.engine.dialect import Unread
 
 _SENT: Final = f"""SELECT position + length, stdout + stdout_length,
     first_entry + octet_length(entries) / {ENTRY_SIZE}, missing
@@ -20,8 +19,8 @@ _LOCK: Final = "SELECT FROM jobs WHERE id = ? FOR UPDATE"
 _HELD: Final = "(state = 'running' OR ending = 'lost' AND stdout_bytes IS NOT NULL)"
 _GUARD: Final = f"""SELECT id, token, attempt, keeper FROM jobs WHERE id = ANY(?) AND {_HELD} ORDER BY id
     FOR KEY SHARE"""  # noqa: S608
-_ADD: Final = Unread("""INSERT INTO chunks (job, attempt, position, length, stdout, stdout_length, missing,
-    first_entry, entries, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""")
+_ADD: Final = """INSERT INTO chunks (job, attempt, position, length, stdout, stdout_length, missing, first_entry,
+    entries, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _DISCARDED: Final = "SELECT job FROM discarded_outputs LIMIT 1 FOR UPDATE SKIP LOCKED"
 _REMOVE: Final = """DELETE FROM chunks WHERE (job, attempt, position) IN
     (SELECT job, attempt, position FROM chunks WHERE job = ? LIMIT ?)"""
@@ -88,13 +87,18 @@ def hold(db: Db, job_ids: Sequence[int]) -> dict[int, Holder]:
 
 
 def add(db: Db, chunks: Sequence[tuple[int, int, OutputChunk]]) -> None:
-    """Add chunks, each with its job and attempt; at the latest, they are sent with COMMIT.
+    """Add chunks, each with its job and attempt.
 
     Raises:
-        psycopg.errors.UniqueViolation: somebody else has sent from this position on. COMMIT may raise it, too.
+        psycopg.errors.UniqueViolation: somebody else has sent from this position on.
     """
-    for job_id, attempt, chunk in chunks:
-        db.execute(_ADD, (job_id, attempt, chunk.position, len(chunk.data), *chunk[1:5], chunk.entries, chunk.data))
+    db.executemany(
+        _ADD,
+        [
+            (job_id, attempt, chunk.position, len(chunk.data), *chunk[1:5], chunk.entries, chunk.data)
+            for job_id, attempt, chunk in chunks
+        ],
+    )
 
 
 def remove_discarded(db: Db) -> bool:

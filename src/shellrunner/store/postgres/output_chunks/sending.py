@@ -159,7 +159,7 @@ def _commit(thread: PostgresThread, step: SendStep) -> None:
     after: dict[OutgoingOutput, OutputChunk] = {}
     try:
         roll_back(connection)
-        db.begin()
+        connection.execute("BEGIN")
         holders = chunk_rows.hold(db, [output.job_id for output in step.chunks])
         rows: list[tuple[int, int, OutputChunk]] = []
         for output, chunks in step.chunks.items():
@@ -169,7 +169,7 @@ def _commit(thread: PostgresThread, step: SendStep) -> None:
                 rows += [(output.job_id, output.owner.attempt, chunk) for chunk in chunks]
                 after[output] = chunks[-1]
         chunk_rows.add(db, rows)
-        db.commit()
+        connection.execute("COMMIT")
     except errors.UniqueViolation:  # somebody has sent from here on: as the same claim, so the same bytes
         roll_back(connection)
         for output in step.chunks:

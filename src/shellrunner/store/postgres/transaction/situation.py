@@ -7,6 +7,7 @@ what the transaction itself does. Used on the writer's thread, by units that add
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
 
 from shellrunner.store.components.queue_counts import QueueCounts
@@ -145,12 +146,13 @@ class TransactionState:
         """Write the counts and sizes."""
         tallies.write(db, self.node.name, transitions)
 
-    def committing(self, transitions: Transitions) -> None:
-        """Note in the journal what is being claimed: it has to be synced before a keeper learns of it."""
+    def committing(self, transitions: Transitions) -> Callable[[], object] | None:
+        """Return what notes in the journal what is being claimed, synced before a keeper learns of it."""
         claimed = [(each.job_id, each.owner) for each in transitions if each.owner is not None]
-        if claimed:
-            attempts = [StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed]
-            self.journal.claim(attempts, str(self._claims_in))
+        if not claimed:
+            return None
+        attempts = [StartedAttempt(job_id, owner.attempt, owner.token) for job_id, owner in claimed]
+        return partial(self.journal.claim, attempts, str(self._claims_in))
 
     def notification(self, transitions: Transitions) -> tuple[str, Sequence[Any]] | None:
         """Return what wakes other nodes for the jobs that were queued."""
