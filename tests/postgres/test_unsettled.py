@@ -10,9 +10,14 @@ from shellrunner.errors import AlreadyDone
 from shellrunner.model import Claim, Done, End, Ending, Found, JobSpec, State, Volume
 from shellrunner.store import Filters, Head
 from shellrunner.store.db import Db
+from shellrunner.store.postgres.engine.connection_thread import connect
+from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.hosts import losing
 from shellrunner.store.postgres.node import unsettled
+from shellrunner.store.postgres.output_chunks import chunk_rows
+from shellrunner.store.postgres.output_chunks.chunk_rows import OutputChunk
 from shellrunner.store.postgres.store import PostgresStore
+from shellrunner.store.units import lifecycle
 from tests.support import nodes
 from tests.support.nodes import Cluster
 from tests.support.simulated_keeper import SimulatedKeeper
@@ -22,6 +27,7 @@ TIMEOUT = 20.0
 SPEC = JobSpec(command="true")
 EXITED = End(Ending.EXITED, 2000, exit_code=3, started=1000, duration=0.5)
 CANCELLED = End(Ending.CANCELLED, 2000, signal="SIGTERM", started=1000, duration=0.5)
+WAITING = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s"
 LOST = End(Ending.LOST, 2000, detail="its keeper is gone", started=1000)
 
 
@@ -182,3 +188,38 @@ async def test_nothing_is_left_of_a_lost_job_on_whichever_side_it_is_deleted(clu
         await eventually(lambda: not list(runs.iterdir()))
         for table in ("chunks", "discarded_files", "discarded_outputs", "unsettled"):
             assert await emptied(cluster, table)
+
+
+CHUNK = OutputChunk(0, 0, 3, 0, 0, b"", b"abc")
+
+
+@pytest.mark.parametrize("delete", [lifecycle.delete_result, lifecycle.delete_job])
+@pytest.mark.parametrize("is_sent_first", [True, False])
+async def test_a_deletion_and_the_sender_of_a_lost_job_wait_for_each_other(
+    cluster: Cluster, delete: Callable[[Db, int], object], *, is_sent_first: bool
+) -> None:
+    """So each chunk that was sent is discarded, and none is sent once the result is deleted."""
+    async with cluster.node("a") as one:
+        claim = await claimed(one)
+        await lose(cluster, one, "a")
+    with connect(cluster.url) as sending, connect(cluster.url) as deleting:
+
+        def send() -> None:
+            if chunk_rows.hold(PostgresDb(sending), [claim.job_id]):
+                chunk_rows.add(PostgresDb(sending), [(claim.job_id, 1, CHUNK)])
+
+        def remove() -> None:
+            delete(PostgresDb(deleting), claim.job_id)
+
+        steps = [(sending, send), (deleting, remove)]
+        (first, begin), (second, follow) = steps if is_sent_first else steps[::-1]
+        first.execute("BEGIN")
+        second.execute("BEGIN")
+        begin()
+        following = asyncio.ensure_future(asyncio.to_thread(follow))
+        await eventually(lambda: cluster.execute(WAITING, second.info.backend_pid) == [("Lock",)])
+        first.execute("COMMIT")
+        await following
+        second.execute("COMMIT")
+    assert len(cluster.execute("SELECT job FROM chunks")) == is_sent_first
+    assert cluster.execute("SELECT job FROM discarded_outputs") == cluster.execute("SELECT job FROM chunks")
