@@ -135,9 +135,18 @@ class ClusterService(Service):
             parts[each]()
 
     async def ended(self, seconds: float = WAIT_TIMEOUT) -> int:
-        """Wait until they have ended by themselves; return the exit status of one that failed, or 0."""
+        """Wait until they have ended by themselves; return the exit status of one that failed, or 0.
+
+        A worker does not know that its API node could not start: it is ended then.
+        """
         parts = {"node": super().ended, "worker": self.worker.ended}
-        return max(await asyncio.gather(*(parts[each](seconds) for each in self.acts_on)), key=abs)
+        statuses = {}
+        for each in BOTH:
+            if each in self.acts_on:
+                statuses[each] = await parts[each](seconds)
+                if statuses.get("node", 0) > 0 and _runs(self.worker):
+                    self.worker.terminate()
+        return max(statuses.values(), key=abs)
 
     async def clear_away(self) -> None:
         self.acts_on = BOTH

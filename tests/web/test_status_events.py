@@ -307,6 +307,7 @@ async def test_bulk_delete(site: Site) -> None:
         assert {event.data["status_id"] for event in received} == set(range(1, kept))
 
 
+@pytest.mark.sqlite(reason="it counts changes; a node gathers those of other nodes")
 async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """All followers get the same, and changed jobs are read once per interval, not once for each follower."""
     some, reads = site.store.jobs, 0
