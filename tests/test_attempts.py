@@ -202,7 +202,7 @@ async def test_a_restart_between_attempts_changes_nothing(tmp_path: Path) -> Non
         assert (await site.get(f"/api/statuses/{job_id}/output?tail=1")).body == first
         async with asyncio.timeout(10), site.events(job_id, last_event_id="6") as (_, events):
             assert (await anext(events)).data["attempt"] == 2
-            runner = SimulatedRunner(site.store, tmp_path, 7)
+            runner = SimulatedRunner(site.worker_store, tmp_path, 7)
             site.runners.append(runner)
             await attempt(runner, (b"two", b""), code=0)
             rest = await _all(events)
