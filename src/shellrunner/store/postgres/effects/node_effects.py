@@ -84,6 +84,10 @@ class NodeEffects:
         """Follow that this node is reachable again, after it had been judged not to be."""
         self.hosts_judged([*self.owners])
 
+    def met_another(self) -> None:
+        """Follow that this node is not alone any more: what it did while it thought so, it has not reported."""
+        self.outbox.add_flag(Flag.EVERYTHING)
+
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
         if outcome is not None:

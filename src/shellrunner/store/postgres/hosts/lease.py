@@ -112,18 +112,20 @@ class HostLease:
         own_settings: Callable[[], str],
         journal: ClaimJournal,
         listener: CommitListener,
+        on_met: Callable[[], object],
         seconds: float = LEASE,
     ) -> None:
         """`count_free`: how many keepers of this node wait for a job. `seconds`: how long a lease lasts.
 
         `own_settings`: digests of what all nodes must have in common. `journal`: what was started in this state
-        directory. `listener`: follows that other jobs are lost.
+        directory. `listener`: follows that other jobs are lost. `on_met` is called when there is another node, and
+        there was none before.
         """
         self._node, self._engine, self._clock = node, engine, clock
         self._count_free, self._journal, self._listener = count_free, journal, listener
         self._own_settings = own_settings
         self._reported: set[tuple[str, str, str]] = set()  # nodes whose settings differ, with both digests
-        self.seconds = seconds
+        self._on_met, self.seconds = on_met, seconds
         self._interval = min(INTERVAL, seconds / 7)
         self.rows: Sequence[HostRow] = ()
         self.peers: Sequence[Peer] = ()
@@ -239,6 +241,7 @@ class HostLease:
         now = boot_ms()
         if self._renewed_at is None or self._is_late(now) or renewed.server != self._server:
             self._unbroken_since = now
+        was_alone = not self.peers and self._last_renewal is not None
         self._renewed_at = self._last_renewal = now
         self._server, self.rows = renewed.server, renewed.rows
         self.peers = [
@@ -246,6 +249,8 @@ class HostLease:
             for row in self.rows
             if row.age < self.seconds * 1000 and row.name != self._node.name
         ]
+        if was_alone and self.peers:
+            self._on_met()
 
         own = self._own_settings()
         for peer in self.peers:

@@ -40,6 +40,9 @@ class HostListener(CommitListener, Protocol):
     def host_returned(self) -> None:
         """Follow that this node is reachable again."""
 
+    def met_another(self) -> None:
+        """Follow that this node is not alone any more."""
+
 
 class Membership:
     """The parts. ends: records those of what this node runs."""
@@ -71,6 +74,7 @@ class Membership:
             own_settings=own_settings,
             journal=state.journal,
             listener=listener,
+            on_met=listener.met_another,
             seconds=lease,
         )
         self._reconciler = Reconciler(
