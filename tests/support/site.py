@@ -29,6 +29,7 @@ from shellrunner.web.app_keys import HttpFigures, NotReady
 from tests.support.selected_service import IS_CLUSTER
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.sse import Event, parse
+from tests.support.waiting import until
 
 
 class SimulatedRunner:
@@ -239,9 +240,10 @@ async def opened(state_dir: Path, queues: QueueLimits) -> AsyncIterator[tuple[St
 
     with nodes.cluster_of(state_dir) as cluster:
         async with (
-            cluster.node("worker", queues=queues, directory=".", slots=100) as worker_store,
             cluster.node("node", queues=queues, claims=False) as store,
+            cluster.node("worker", queues=queues, directory=".", slots=100) as worker_store,
         ):
+            await until(lambda: store._parts.membership.peers, what="the node knows the worker")
             yield store, worker_store
 
 
