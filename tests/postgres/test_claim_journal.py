@@ -39,19 +39,25 @@ def start(journal: ClaimJournal, *attempts: StartedAttempt) -> None:
     journal.confirm()
 
 
+def journal_of(cluster: Cluster) -> Path:
+    """Return the path of the journal of node a: each history that a state directory was used for has one."""
+    ((history,),) = cluster.execute("SELECT value FROM meta WHERE key = 'history'")
+    return cluster.directory / "a" / f"claims-{history}.journal"
+
+
 def leave_record(cluster: Cluster, job_id: int, history: str) -> None:
     """Leave in the journal of node a what it leaves there when it is killed during COMMIT, under the token t."""
     if history == HISTORY:
         epoch, server = (cluster.execute("SELECT value FROM meta WHERE key = %s", key)[0][0] for key in ERA)
         history = str(Era(int(epoch), server))
-    journal = ClaimJournal(cluster.directory / "a" / "claims.journal")
+    journal = ClaimJournal(journal_of(cluster))
     journal.claim([StartedAttempt(job_id, 1, "t")], history)
     journal.close()
 
 
 def marks(cluster: Cluster) -> list[bytes]:
     """Return the marks of the records of node a."""
-    lines = (cluster.directory / "a" / "claims.journal").read_bytes().split(b"\n")
+    lines = journal_of(cluster).read_bytes().split(b"\n")
     return [line[-1:] for line in lines if line.strip(b"\0")]
 
 
@@ -187,12 +193,13 @@ async def test_a_claim_whose_commit_fails_is_not_started_and_the_next_one_is(clu
         job = await one.add(SPEC)
         assert (await asyncio.wait_for(one.claim(1, "t"), TIMEOUT)).job_id == job.id
         assert cluster.execute("SELECT last_value FROM runs") == [(2,)]
-    journal = ClaimJournal(cluster.directory / "a" / "claims.journal")
+    journal = ClaimJournal(journal_of(cluster))
     assert journal.has_started(job.id, 1, "t")
     assert len([mark for mark in marks(cluster) if mark == b"-"]) == 1
     journal.close()
 
 
+@pytest.mark.heavy
 async def test_a_job_that_the_database_has_forgotten_to_be_started_is_lost_not_run_twice(cluster: Cluster) -> None:
     """Its claim is refused by the node that has started it, which says why; the keeper gets another job."""
     async with cluster.node("a") as one:
@@ -284,3 +291,16 @@ async def test_a_restore_is_declared(cluster: Cluster) -> None:
         assert phase.found is not None
         await one.pause(None, paused=False)
         assert (await asyncio.wait_for(claim, TIMEOUT)).job_id == queued.id
+
+
+async def test_the_journal_of_another_history_says_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """A state directory that is used for another database, whose jobs have the same ids, refuses none of them."""
+    async with cluster.node("a") as one:
+        first = await one.add(SPEC)
+        assert (await asyncio.wait_for(one.claim(1, "t"), TIMEOUT)).job_id == first.id
+    with nodes.cluster(tmp_path / "other", lease=LEASE) as other:
+        other.execute("UPDATE meta SET value = md5('other') WHERE key = 'history'")  # both are copies of one
+        async with other.node("a", directory=cluster.directory / "a") as one:
+            same = await one.add(SPEC)
+            assert same.id == first.id
+            assert (await asyncio.wait_for(one.claim(1, "u"), TIMEOUT)).job_id == same.id
