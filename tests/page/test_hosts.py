@@ -13,6 +13,10 @@ from tests.support import postgres
 from tests.support.service import Service
 from tests.support.waiting import until
 
+# The claim of a job of build-2 that was declared lost, as the page of another host sees it.
+LOST = """INSERT INTO unsettled
+    (id, queue, token, keeper, host, spec, claimed, cancelling, kill_only, attempt, created)
+    VALUES (1000, 'default', 'lost', 99, 'build-2', '{"command": "true"}', 0, 0, 0, 1, 0)"""
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -64,6 +68,11 @@ async def test_hosts_are_shown_drained_and_removed(two: tuple[Service, Service, 
     await until(lambda: execute(placed, database=database) == [("build-2",)], what="it runs on the other host")
     await tab.wait_for(f"[data-job='{job}'] .column-host", "build-2")
     await picture(tab, "hosts")
+    execute(LOST, database=database)
+    await tab.page.reload()
+    await tab.page.click("#hosts summary")
+    await tab.wait_for("#host-list li:last-child .host-load", "1 of 4 running · 1 lost may run on")
+    execute("DELETE FROM unsettled WHERE token = 'lost'", database=database)
     await second.kill()
     gone = "UPDATE hosts SET seen = seen - interval '1 minute', unreachable = seen WHERE name = 'build-2'"
     execute(gone, database=database)

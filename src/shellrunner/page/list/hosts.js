@@ -66,9 +66,14 @@ function stateOf({ reachable, draining, running, runs_jobs: runsJobs }) {
   return runsJobs ? ["success", "Open"] : ["waiting", "API only"];
 }
 
-function loadOf({ running, slots, queues, runs_jobs: runsJobs }) {
-  if (!runsJobs) return running ? `${running} running` : "";
-  return `${running} of ${slots} running${queues ? ` · only ${queues.join(", ")}` : ""}`;
+function loadOf({ running, unsettled, slots, queues, differing, runs_jobs: runsJobs }) {
+  const parts = [
+    [running || runsJobs, runsJobs ? `${running} of ${slots} running` : `${running} running`],
+    [unsettled, `${unsettled} lost may run on`],
+    [queues && runsJobs, `only ${queues?.join(", ")}`],
+    [differing.length, `other settings: ${differing.join(", ")}`],
+  ];
+  return parts.filter(([isThere]) => isThere).map(([, text]) => text).join(" · ");
 }
 
 function createActions(worker) {
