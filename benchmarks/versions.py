@@ -71,7 +71,7 @@ def _environment_of(tree: Path, directory: Path) -> str:
     here = [f"{each.name}=={each.version}" for each in metadata.distributions() if each.name != "shellrunner"]
     constraints = directory / "constraints.txt"
     constraints.write_text("\n".join(here))
-    subprocess.run([python, "-m", "pip", "install", "-q", "-c", str(constraints), str(tree)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", str(constraints), f"{tree}[cluster]"], check=True)
     return python
 
 
