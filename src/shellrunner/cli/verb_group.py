@@ -88,7 +88,7 @@ SECTIONS: Final = {
             "token": "Create tokens, and list those of a configuration.",
             "keepers": "List running commands that the history does not know, or end one.",
             "install": "Install the service under systemd.",
-            "uninstall": "Stop the service and remove its units; running commands continue.",
+            "uninstall": "Stop the service, or the worker, and remove its units; running commands continue.",
             "unit": "Print a systemd unit that starts this installation.",
             "completion": "Print a completion script, to be evaluated when the shell starts.",
         },
