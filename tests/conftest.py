@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of `tests/faults`, `tests/cluster` and `tests/postgres`."""
     parser.addoption("--faults", choices=("short", "whole"), default="short", help="how many faults are tried")
     parser.addoption("--fault-seed", type=int, help="the seed that a failed test printed")
-    parser.addoption("--rounds", type=int, default=20, help="how often each race between two nodes is run")
+    parser.addoption("--rounds", type=int, default=8, help="how often each race between two nodes is run")
 
 
 def pytest_sessionfinish() -> None:

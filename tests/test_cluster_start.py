@@ -94,6 +94,7 @@ def call(*arguments: str, **environment: str) -> tuple[int, str]:
 # What is refused
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("arguments", "url", "reason"),
     [
@@ -116,6 +117,7 @@ def test_a_configuration_for_the_other_back_end_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("missing", ["psycopg", "pgqueuer"])
 @pytest.mark.parametrize("verb", ["serve", "worker", "migrate"])
 def test_without_the_extra_the_error_says_how_to_install_it(tmp_path: Path, verb: str, missing: str) -> None:
@@ -142,6 +144,7 @@ async def test_a_database_without_tables_is_refused(nodes: Any, empty: str, prog
     assert "run `shellrunner migrate`" in str(node.log)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("program", ["serve", "worker"])
 async def test_a_newer_schema_is_refused(nodes: Any, database: str, program: str) -> None:
     """A node of an older version does not touch the tables of a newer one."""
@@ -157,6 +160,7 @@ async def test_a_newer_schema_is_refused(nodes: Any, database: str, program: str
     assert (code, "a newer shellrunner has migrated the database (schema 999" in written) == (1, True)
 
 
+@pytest.mark.heavy
 async def test_two_nodes_cannot_have_one_name(nodes: Any, database: str, tmp_path: Path) -> None:
     """The second one ends with 1 and names the setting; the first goes on, and its next start takes no time."""
     first, second = nodes("a", database), nodes("b", database, program="worker", WORKER__NAME="a")
@@ -169,6 +173,7 @@ async def test_two_nodes_cannot_have_one_name(nodes: Any, database: str, tmp_pat
     assert (await first.run("echo again"))["stdout"] == "again\n"
 
 
+@pytest.mark.heavy
 def test_migrate_makes_the_tables_once(empty: str) -> None:
     """A second time nothing is done; both say where, without the password."""
     first, second = (call("migrate", SHELLRUNNER_STORE__URL=empty) for _ in range(2))
@@ -207,6 +212,7 @@ def test_migrate_does_not_wait_for_a_database() -> None:
 # What is awaited
 
 
+@pytest.mark.heavy
 async def test_serve_waits_for_postgresql_and_says_so(nodes: Any, down_server: PostgresServer) -> None:
     """Meanwhile /readyz is 503, under the address that it has later; then it serves."""
     with socket.socket() as free:
@@ -292,6 +298,7 @@ async def test_a_stop_while_postgresql_hangs_is_soon_and_loses_nothing(
     assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 7, "over\n")
 
 
+@pytest.mark.heavy
 async def test_a_worker_waits_too(nodes: Any, down_server: PostgresServer) -> None:
     """It runs jobs once the database is there."""
     node = nodes("a", down_server.url(), program="worker")
@@ -365,6 +372,7 @@ def listening_sockets(pid: int) -> list[str]:
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
+@pytest.mark.heavy
 async def test_jobs_of_a_node_without_a_worker_run_at_a_worker(nodes: Any, database: str) -> None:
     """It accepts them, starts no keeper, and shows their results; the worker listens on no address."""
     api, worker = nodes("api", database, "--no-worker"), nodes("one", database, program="worker")
@@ -399,6 +407,7 @@ async def test_a_worker_takes_jobs_of_its_queues_only(nodes: Any, database: str)
     assert (await api.result(slow_job))["stdout"] == "slow\n"
 
 
+@pytest.mark.heavy
 async def test_a_host_whose_disk_is_full_leaves_jobs_to_others(nodes: Any, database: str) -> None:
     """With less free than `store.min_free_bytes` it accepts jobs, says why it starts none, and another host does."""
     full = nodes("full", database, STORE__MIN_FREE_BYTES=1 << 60)
@@ -432,6 +441,7 @@ async def test_running_jobs_outlive_a_worker(nodes: Any, database: str, tmp_path
     assert (result["stdout"], result["ending"], result["attempt"]) == ("over\n", "exited", 1)
 
 
+@pytest.mark.heavy
 async def test_a_host_that_stops_running_jobs_sees_its_own_to_their_end(
     nodes: Any, database: str, tmp_path: Path
 ) -> None:
@@ -465,15 +475,19 @@ async def test_the_password_is_shown_nowhere(nodes: Any, database: str) -> None:
             assert response.status == 200
             texts.append(await response.text())
     texts += [path.read_text(errors="replace") for path in api.state_dir.rglob("*.log")]
-    await asyncio.to_thread(postgres.shared().terminate_connections, database.partition("?")[0].rpartition("/")[2])
+    name = database.partition("?")[0].rpartition("/")[2]
+    postgres.shared().execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await asyncio.to_thread(postgres.shared().terminate_connections, name)
 
-    async def accepted() -> bool:
+    async def submitted(expected: int) -> bool:
         async with api.session.post(f"{api.url}/api/jobs", json={"command": "true"}) as response:
             texts.append(await response.text())
-            return bool(response.status == 202)
+            return bool(response.status == expected)
 
-    await until(accepted, what="it has connected again")
-    assert "terminating connection" in "".join(texts)
+    await until(lambda: submitted(503), what="it has noticed that the connection is lost")
+    await until(lambda: "is not currently accepting connections" in texts[-1] or submitted(503))
+    postgres.shared().execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await until(lambda: submitted(202), what="it has connected again")
     texts.append(str(api.log))
     assert [secret for secret in secrets if secret in "\n".join(texts)] == []
 
@@ -488,6 +502,7 @@ async def test_a_wrong_password_is_reported_without_it(nodes: Any, database: str
     assert await node.stop() == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.real_exec
 def test_a_node_imports_what_it_needs() -> None:
     """With a URL both packages are loaded, which the test of an idle server without one would notice."""

@@ -44,6 +44,7 @@ async def status_at(node: Service, job_id: int) -> Any:
     return await ask(node, "GET", f"/api/statuses/{job_id}")
 
 
+@pytest.mark.heavy
 async def test_a_job_outlives_the_server_of_its_host(nodes: TwoNodes, tmp_path: Path) -> None:
     """Killed and started again, the server adopts it; its end and output are the true ones at the other node."""
     await drain(nodes, "a")
@@ -64,6 +65,7 @@ async def test_a_job_outlives_the_server_of_its_host(nodes: TwoNodes, tmp_path: 
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 async def test_a_host_that_lost_its_keepers_proves_that_its_jobs_are_lost(nodes: TwoNodes) -> None:
     """Everything of it is killed at once; its server, started again, finds no keeper: no `lost_after` has to pass."""
     await drain(nodes, "a")

@@ -38,6 +38,7 @@ async def test_hosts_are_listed_and_drained(typist: Typist) -> None:
     assert (await typist.run("drain", "c")).err == "there is no host 'c': see `shellrunner hosts`\n"
 
 
+@pytest.mark.heavy
 async def test_hosts_are_watched(typist: Typist) -> None:
     """The table on a terminal follows what happens, until Ctrl-C."""
     async with typist.at_terminal("hosts", "--watch") as screen:

@@ -73,6 +73,7 @@ async def is_found(hosts: Cluster, job: int) -> bool:
 SECOND = {"ending": "exited", "exit_code": 12, "host": "second", "found": None, "stdout": "attempt 2\nover\n"}
 
 
+@pytest.mark.heavy
 async def test_the_next_attempt_runs_elsewhere_and_the_first_ones_end_is_added_to_it(
     hosts: Cluster, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def counting(cable: Cable) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("direction", "arrives"), [("both", False), ("to_host", False), ("from_host", True)])
 def test_a_cut_drops_what_one_direction_carries(direction: Direction, arrives: bool) -> None:
     """The connection stays open, and goes on after the cable was healed."""

@@ -95,6 +95,7 @@ async def type_surely(node: Service, job: int, data: bytes, offset: int, *, end:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.heavy
 async def test_each_control_from_another_node(hosts: Hosts, tmp_path: Path) -> None:
     """Pause, resume, size, signal, usage and input do what they do on one host, and say the same."""
     node = api(hosts)
@@ -133,6 +134,7 @@ async def _is_paused(node: Service, job: int) -> Any:
     return (await node.status(job))["paused"]
 
 
+@pytest.mark.heavy
 async def test_refusals_are_those_of_the_host(hosts: Hosts, tmp_path: Path) -> None:
     """Wrong offsets, full and closed input, no terminal: the same problems, with their members."""
     node, job = api(hosts), await reader(hosts, tmp_path / "typed")
@@ -164,6 +166,7 @@ async def type_surely_when_full(node: Service, job: int, offset: int) -> None:
     await until(ended, what="the input is ended")
 
 
+@pytest.mark.heavy
 async def test_the_writer_is_one_over_all_nodes(hosts: Hosts, tmp_path: Path) -> None:
     """Another client is refused at every node while the writer follows the job, unless it takes the place."""
     job, path = await reader(hosts, tmp_path / "typed"), "/api/jobs/{}/stdin?writer={}&take={}"
@@ -272,6 +275,7 @@ async def test_a_restart_of_the_database_while_somebody_types(tmp_path: Path, mo
             assert (tmp_path / "typed").read_bytes() == typed
 
 
+@pytest.mark.heavy
 async def test_a_command_that_the_history_does_not_know_is_ended_from_another_node(hosts: Hosts) -> None:
     """Keepers of all hosts are listed at each; the one that is meant may have to be named with its host."""
     node, job = api(hosts), await api(hosts).submit("sleep 600")

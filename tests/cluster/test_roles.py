@@ -130,6 +130,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "statement"), [(kind, each) for kind, refused in REFUSED.items() for each in (*refused, *DDL)]
 )
@@ -220,6 +221,7 @@ async def test_a_walk_through_all_verbs(cluster: tuple[Service, Service]) -> Non
 PATCH = "application/merge-patch+json"
 
 
+@pytest.mark.heavy
 async def test_a_lost_host_is_judged_by_an_api_node(cluster: tuple[Service, Service], database: Roles) -> None:
     """What an API node may record of a job that runs: that it is lost, when an admin removes its host."""
     api, worker = cluster
@@ -236,6 +238,7 @@ async def test_a_lost_host_is_judged_by_an_api_node(cluster: tuple[Service, Serv
     assert (status["state"], status["attempt"]) == ("queued", 2)
 
 
+@pytest.mark.heavy
 async def test_migrate_grants_roles(tmp_path: Path, database: Roles) -> None:
     """By the command line, again with each migration; a role that is not there, or owns the tables, is refused."""
     typist = Typist(tmp_path, SHELLRUNNER_STORE__URL=database.admin)

@@ -61,6 +61,7 @@ async def probed(tmp_path: Path) -> AsyncIterator[Probed]:
         await made.clear_away()
 
 
+@pytest.mark.heavy
 async def test_a_worker_serves_its_own_figures_also_while_the_database_is_away(
     probed: Probed, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ async def test_a_worker_serves_its_own_figures_also_while_the_database_is_away(
     assert samples["shellrunner_unsent_outputs", "ended"] == samples["shellrunner_spill_bytes", ""] == 0
 
 
+@pytest.mark.heavy
 async def test_a_worker_serves_nothing_else_and_only_to_readers(tmp_path: Path) -> None:
     """Three routes, at an address that is accepted as Host; /metrics needs a token with `read`."""
     with socket.create_server(("127.0.0.3", 0)) as free:

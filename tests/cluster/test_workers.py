@@ -1,5 +1,7 @@
 """The hosts of a cluster as clients see them at any node: listed, drained, unreachable, removed."""
 
+import pytest
+
 from shellrunner.client import Client
 from tests.cluster.conftest import TOKEN, TwoNodes
 from tests.support.service import Service
@@ -40,6 +42,7 @@ async def test_a_drained_host_starts_nothing(nodes: TwoNodes) -> None:
     assert (status, resumed["draining"]) == (200, False)
 
 
+@pytest.mark.heavy
 async def test_an_unreachable_host_is_removed_after_confirmation(nodes: TwoNodes) -> None:
     """Its jobs say so while they run by the history, and are lost with it."""
     await ask(nodes.a, "POST", "/api/workers/a/drain")

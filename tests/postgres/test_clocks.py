@@ -152,6 +152,7 @@ async def test_an_end_from_a_host_whose_clock_is_far_behind_is_not_old(cluster: 
         assert await retention.remove_oldest() == 1
 
 
+@pytest.mark.heavy
 async def test_a_host_that_is_gone_is_noticed_though_the_clock_was_set_back(tmp_path: Path) -> None:
     """Its lease is of the future then: what counts is that it is not renewed, for its jobs and for its name."""
     with several_nodes.cluster(tmp_path, lease=1.0, lost_after=2.0) as cluster:

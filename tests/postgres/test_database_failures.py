@@ -174,6 +174,7 @@ async def test_nobody_claims_at_another_server_for_the_time_of_a_lease(tmp_path:
             assert waited
 
 
+@pytest.mark.heavy
 async def test_a_node_without_a_journal_gives_no_id_again_at_another_server(tmp_path: Path) -> None:
     """Jobs are refused until some node has followed the change, and ids continue far above those that were given."""
     with postgres.server() as server, database(tmp_path, server) as cluster:

@@ -72,6 +72,7 @@ INSERT_MANY = """INSERT INTO jobs (state, queue, submitter, priority, created, c
 ROWS_READ = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("line", [DEFAULT, CI], ids=["no submitter", "submitter"])
 def test_a_long_queue_costs_no_more_rows_than_are_asked_for(
     connections: Any, engine: DeliveryEngine, line: Line
@@ -142,6 +143,7 @@ def hasty_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "_MAX_LOAD", 0.5)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("hasty_sweep")
 @pytest.mark.parametrize(
     "delivery",

@@ -152,6 +152,7 @@ async def test_everything_comes_along(host: Service, node: Service, typed: Impor
     assert await node.submit("true") == max(ids.values()) + 1
 
 
+@pytest.mark.heavy
 async def test_metrics_and_counts_are_exact_afterwards(host: Service, url: str, typed: Import) -> None:
     """Counts of states, the number of done jobs and their bytes are what the rows say."""
     await fill(host)
@@ -238,6 +239,7 @@ async def test_all_or_nothing(host: Service, url: str, typed: Import) -> None:
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
 
 
+@pytest.mark.heavy
 async def test_what_is_missing_in_the_files_is_reported(host: Service, node: Service, typed: Import) -> None:
     """An output whose file was removed, and a job whose key was, are warnings; the job fails to start."""
     large = await host.run(LARGE)

@@ -136,6 +136,7 @@ async def test_a_clock_that_was_set_loses_no_job(tmp_path: Path) -> None:
             await eventually(is_lost)
 
 
+@pytest.mark.heavy
 async def test_a_host_that_had_no_jobs_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has claimed in its last moment, after its jobs were lost, is lost, too."""
     monkeypatch.setattr(judge, "_RECHECK_INTERVAL", 0.1)

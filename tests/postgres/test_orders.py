@@ -62,6 +62,7 @@ def orders_of(store: Store) -> OrderExchange:
     return store.orders
 
 
+@pytest.mark.heavy
 async def test_an_order_is_carried_out_by_the_host_of_the_job(nodes: Nodes) -> None:
     """With its content, its bytes and the token of the claim; the answer comes back, and no row is left."""
     async with running(nodes) as (host, job_id):
@@ -71,6 +72,7 @@ async def test_an_order_is_carried_out_by_the_host_of_the_job(nodes: Nodes) -> N
         assert await orders_of(nodes.one).ask(job_id, OrderKind.INPUT) is None  # it runs here
 
 
+@pytest.mark.heavy
 async def test_what_does_not_run_is_refused(nodes: Nodes) -> None:
     """A job that waits, is done, or does not exist is no order's."""
     orders = orders_of(nodes.two)
@@ -113,6 +115,7 @@ async def test_a_job_that_was_just_accepted_may_start_first(
     assert len(looks) == 1
 
 
+@pytest.mark.heavy
 async def test_orders_of_one_job_keep_their_order(nodes: Nodes) -> None:
     """Also those that are sent while others wait, and each is carried out once."""
     async with running(nodes) as (host, job_id):
@@ -138,6 +141,7 @@ async def test_an_order_whose_job_has_ended_is_withdrawn(nodes: Nodes, cluster: 
     assert cluster.execute("SELECT 1 FROM orders") == []
 
 
+@pytest.mark.heavy
 async def test_an_order_that_a_killed_server_has_taken_is_in_doubt(nodes: Nodes, cluster: Cluster) -> None:
     """The next server of the host says so: the order is not carried out again."""
     async with running(nodes) as (host, job_id):
@@ -167,6 +171,7 @@ async def test_an_order_to_a_host_that_cannot_be_reached_is_refused(nodes: Nodes
         assert refused > 0
 
 
+@pytest.mark.heavy
 async def test_old_orders_are_neither_taken_nor_kept(nodes: Nodes, cluster: Cluster) -> None:
     """Nobody waits for them any more."""
     async with running(nodes) as (host, job_id):
@@ -182,6 +187,7 @@ async def test_old_orders_are_neither_taken_nor_kept(nodes: Nodes, cluster: Clus
         assert cluster.execute("SELECT count(*) FROM orders") == [(1,)]
 
 
+@pytest.mark.heavy
 async def test_every_job_that_ends_at_once_costs_no_row(nodes: Nodes, cluster: Cluster) -> None:
     """What is known of a command is written only when it runs for longer, or is paused."""
     async with running(nodes) as (host, job_id):
@@ -198,6 +204,7 @@ async def test_every_job_that_ends_at_once_costs_no_row(nodes: Nodes, cluster: C
         assert cluster.execute("SELECT job, pid FROM commands") == [(job_id, 7)]
 
 
+@pytest.mark.heavy
 async def test_what_a_host_knows_of_a_command_is_known_at_every_node(nodes: Nodes, cluster: Cluster) -> None:
     """After a while without a change, at once after one, and no longer than it runs."""
     async with running(nodes) as (host, job_id):

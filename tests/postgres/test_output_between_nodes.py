@@ -51,6 +51,7 @@ async def sent(store: PostgresStore, job_id: int, size: int) -> Output:
                 await subscription.wait()
 
 
+@pytest.mark.heavy
 async def test_a_running_job_is_read_at_another_node(cluster: Cluster) -> None:
     """What was sent is read there in every way, also while more comes, and after the end."""
     written = Written(1, (60, 9000), share=0.4)
@@ -230,6 +231,7 @@ async def test_output_goes_on_after_the_database_was_away(tmp_path: Path) -> Non
             assert await written.check(output, thorough=True) == 0
 
 
+@pytest.mark.heavy
 async def test_a_database_that_has_received_less_is_sent_it_again(cluster: Cluster) -> None:
     """After a failover to a replica that lagged behind, for example: no gap is left where it goes on."""
     written = Written(10, (90, 9000), share=0.4)

@@ -34,6 +34,7 @@ def first_end(store: PostgresStore, job_id: int, end: End = FIRST, **more: Any) 
     return store.finish(job_id, "t", end, Volume(2, 1), Head(b"hi\n", b""), next_attempt_at=0, **more)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("other", ["begins", "ends", "ends in the same way", "is lost"])
 async def test_an_end_reported_again_after_the_next_attempt_is_known(cluster: Cluster, other: str) -> None:
     """It changes neither the attempt that runs, nor the job's result; another end under its claim is refused."""

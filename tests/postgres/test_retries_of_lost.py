@@ -45,6 +45,7 @@ async def lost_attempt(store: PostgresStore, job_id: int) -> Done:
     return done
 
 
+@pytest.mark.heavy
 async def test_a_job_of_a_host_that_stays_away_is_claimed_again(cluster: Cluster) -> None:
     """After `lost_after`, by another host, once; what the first witness reports changes its attempt only, once."""
     async with cluster.node("b", claims=False) as api:
@@ -91,6 +92,7 @@ async def test_a_job_of_a_host_that_stays_away_is_claimed_again(cluster: Cluster
             assert sum(queue.running + queue.queued for queue in (await two.queues()).queues) == 0
 
 
+@pytest.mark.heavy
 async def test_an_attempt_that_the_database_has_forgotten_is_lost_at_its_claim(cluster: Cluster) -> None:
     """The node that has started it claims the next attempt instead."""
     async with cluster.node("a") as one:
@@ -103,6 +105,7 @@ async def test_an_attempt_that_the_database_has_forgotten_is_lost_at_its_claim(c
         assert "forgotten" in ((await one.attempt(job.id, 1)).end.detail or "")
 
 
+@pytest.mark.heavy
 async def test_an_attempt_that_another_epoch_does_not_know_is_lost(cluster: Cluster) -> None:
     """Before anything is claimed; a job that has no attempt left is lost for good."""
     async with cluster.node("a") as one:
@@ -122,6 +125,7 @@ async def test_an_attempt_that_another_epoch_does_not_know_is_lost(cluster: Clus
         await until(is_lost)
 
 
+@pytest.mark.heavy
 async def test_a_restore_starts_it_again_only_after_an_admin_has_resumed(cluster: Cluster) -> None:
     """It is queued, as whatever was queued then, and held."""
     async with cluster.node("a") as one:

@@ -134,6 +134,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("signum", "is_left"), [(signal.SIGINT, False), (signal.SIGKILL, True)], ids=["Ctrl-C", "kill -9"]
 )

@@ -25,6 +25,7 @@ async def deaf(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> Nodes:
     return nodes
 
 
+@pytest.mark.heavy
 async def test_an_end_at_another_node_is_noticed(deaf: Nodes) -> None:
     """Who watches a job at one node sees its end, which the other one has recorded."""
     job = await deaf.one.add(SPEC)
@@ -39,6 +40,7 @@ async def test_an_end_at_another_node_is_noticed(deaf: Nodes) -> None:
         await until(seen, 20, what="the end is seen")
 
 
+@pytest.mark.heavy
 async def test_a_request_to_cancel_reaches_the_host(deaf: Nodes) -> None:
     """The supervisor of the host looks again, although nobody has reported the request."""
     job = await deaf.one.add(SPEC)
@@ -49,6 +51,7 @@ async def test_a_request_to_cancel_reaches_the_host(deaf: Nodes) -> None:
         assert [claim.job_id for claim in await deaf.two.cancelling()] == [job.id]
 
 
+@pytest.mark.heavy
 async def test_a_queued_job_is_claimed(deaf: Nodes) -> None:
     """A keeper of one node waits, a job is queued by the other one: it gets it."""
     waiting = asyncio.create_task(deaf.two.claim(1, "t"))

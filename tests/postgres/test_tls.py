@@ -129,6 +129,7 @@ async def test_all_connections_of_a_node_are_encrypted(encrypted: Encrypted, nod
     assert [ssl for ssl, _ in used] == [True]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("case", "reason"),
     [

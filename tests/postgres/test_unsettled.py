@@ -162,6 +162,7 @@ async def test_a_server_that_has_taken_the_name_does_not_settle_what_another_one
         assert await one.cancelling() == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("deletion", ["job first", "result first", "job last", "result last"])
 async def test_nothing_is_left_of_a_lost_job_on_whichever_side_it_is_deleted(cluster: Cluster, deletion: str) -> None:
     """Neither chunks nor spill files, whether it is deleted before its host reports what it saw, or after."""
@@ -193,6 +194,7 @@ async def test_nothing_is_left_of_a_lost_job_on_whichever_side_it_is_deleted(clu
 CHUNK = OutputChunk(0, 0, 3, 0, 0, b"", b"abc")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("delete", [lifecycle.delete_result, lifecycle.delete_job])
 @pytest.mark.parametrize("is_sent_first", [True, False])
 async def test_a_deletion_and_the_sender_of_a_lost_job_wait_for_each_other(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ async def test_another_attempt_keeps_the_first_one(tmp_path: Path) -> None:
         assert await store.finish(job.id, "a", first, wrote, Head(b"abc"), next_attempt_at=due)
         seen = await store.job(job.id)
         assert (seen.state, seen.attempt) == (State.WAITING, 2)
-        assert await store.attempt(job.id, 1) == Done(first, wrote)
+        kept = await store.attempt(job.id, 1)
+        assert replace(kept, host=None) == Done(first, wrote)
         claim = await asyncio.wait_for(store.claim(2, "b"), 10)
         assert (claim.attempt, claim.spec) == (2, spec)
         assert not await store.finish(job.id, "a", ended(4), wrote, Head(b"abc")), "the first attempt's token is over"
