@@ -5,7 +5,6 @@ state directory, with its keepers, is the worker's.
 """
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from tests.support.service import Service
 from tests.support.waiting import WAIT_TIMEOUT, until, within
 
 BOTH: Final = ("node", "worker")
+NODE: Final = BOTH[:1]
 
 _KNOW_EACH_OTHER = "SELECT count(*) >= ? AND min(seen) > max(joined) FROM hosts"
 
@@ -149,12 +149,8 @@ class ClusterService(Service):
         return max(statuses.values(), key=abs)
 
     async def clear_away(self) -> None:
-        self.acts_on = BOTH
-        if hasattr(self.worker, "process"):
-            with contextlib.suppress(ProcessLookupError):
-                self.worker.process.kill()
-            await within(self.worker.process.wait(), what="the worker has ended")
-        await self.worker.session.close()
+        self.acts_on = NODE
+        await self.worker.clear_away()
         await super().clear_away()
         self.server.drop_database(self.database)
 
