@@ -270,6 +270,7 @@ async def _problem(site: Site, path: Any) -> tuple[Any, ...]:
     return answer.status, answer.json["type"].removeprefix("/problems/")
 
 
+@pytest.mark.heavy
 async def test_a_real_job_is_tried_until_it_succeeds(service: Service, tmp_path: Path) -> None:
     """Killed while it waits, the service makes the next attempts: each once, all output in one stream, true ends."""
     count = f"echo x >> {tmp_path}/tries; n=$(wc -l < {tmp_path}/tries); echo попытка $n; echo ! >&2; [ $n = 3 ]"

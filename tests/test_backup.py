@@ -153,6 +153,7 @@ async def test_c2_jobs_that_ran_at_the_backup_are_lost_and_do_not_run_again(serv
     assert sorted(ledger.read_text().split()) == sorted(map(str, (small, large, with_retry)))
 
 
+@pytest.mark.heavy
 async def test_c2_jobs_that_waited_are_held_until_they_are_resumed(
     down: Service, other: Service, tmp_path: Path
 ) -> None:
@@ -506,6 +507,7 @@ async def test_backups_that_are_refused(service: Service, tmp_path: Path, typist
     assert not list(state.glob("runs/*"))
 
 
+@pytest.mark.heavy
 async def test_restores_that_are_refused(service: Service, tmp_path: Path, typist: Typist) -> None:
     """A restore beside a server, over a history, or of what is not a whole backup, is refused and changes nothing."""
     job = await service.submit(LARGE)
@@ -577,6 +579,7 @@ async def test_what_was_there_is_set_aside_and_kept(service: Service, tmp_path: 
 # Interruptions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda kill: kill.name)
 async def test_a_killed_backup_leaves_nothing_that_a_restore_accepts(
     service: Service, tmp_path: Path, kill: signal.Signals

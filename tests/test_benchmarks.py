@@ -85,6 +85,7 @@ def test_a_tree_is_ended_with_its_daemons() -> None:
         os.kill(daemon, 0)
 
 
+@pytest.mark.heavy
 def test_the_benchmark_measures_real_jobs_and_requests_beside_their_limits() -> None:
     """`python -m benchmarks --quick` runs jobs and requests on a service, and has a limit for both."""
     command = [sys.executable, "-m", "benchmarks", "job", "get-status", "--quick", "--json"]

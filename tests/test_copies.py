@@ -113,6 +113,7 @@ def without_slots(source: Path, target: Path) -> None:
 COPIES = {"cp -a": by("cp", "-a"), "cp -r": by("cp", "-r", "--reflink=auto"), "tar": by_tar, "VACUUM": without_slots}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("way", COPIES)
 async def test_c1_a_copy_touches_nothing_of_the_original(down: Service, ledger: Ledger, way: Any) -> None:
     """C1: a server on a copy of a running state sweeps nothing, runs nothing, and says so; the original goes on."""

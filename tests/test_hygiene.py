@@ -258,6 +258,7 @@ SLICE = (
 )
 
 
+@pytest.mark.heavy
 @as_root
 @pytest.mark.timeout(180)
 def test_all_of_this_holds_for_another_user(open_path: Path) -> None:

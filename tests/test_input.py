@@ -573,6 +573,7 @@ async def test_a_signal_is_json(service: Service) -> None:
     assert (await service.ask("POST", path, data=b'{"signal": ', headers=headers))[0] == 400
 
 
+@pytest.mark.heavy
 async def test_p7_p8_a_thousand_signals_race_with_ends(service: Service) -> None:
     """Signals sent just as the command ends reach it or no process: the service and an outsider live."""
     outsider = await asyncio.create_subprocess_exec("sleep", "600")

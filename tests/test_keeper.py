@@ -566,6 +566,7 @@ def test_a_long_detail_is_shortened_not_refused(state: tuple[Any, ...]) -> None:
     reader.close()
 
 
+@pytest.mark.heavy
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=200)), max_size=5), st.data())
 def test_messages_survive_any_cutting(messages: Any, data: Any) -> None:
     """However a socket cuts the bytes, the same messages come out."""

@@ -93,6 +93,7 @@ async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service: Service) -
         await outsider.wait()
 
 
+@pytest.mark.heavy
 async def test_p5_a_forking_tree_does_not_outrun_the_killer(service: Service) -> None:
     """A tree that forks faster than one can kill by pid is gone to the last process; a canary lives."""
     mark = f"SHELLRUNNER_BOMB={os.getpid()}"
@@ -137,6 +138,7 @@ async def _written(service: Service, job: Any) -> Any:
     return output
 
 
+@pytest.mark.heavy
 async def test_p7_a_thousand_immediate_cancels(service: Service) -> None:
     """A cancel in the first moment ends the job and nothing else: all jobs are done, the service lives."""
     server = service.runner.process
@@ -173,6 +175,7 @@ async def test_p8_a_reused_pid_is_never_signalled() -> None:
     assert who.open_pidfd() is None
 
 
+@pytest.mark.heavy
 async def test_p9_no_zombies(service: Service) -> None:
     """Jobs that orphan their children leave no zombie behind, in keepers, fork server or service."""
     jobs = [await service.submit("(sleep 0.001 &) ; (true &)") for _ in range(300)]
@@ -345,6 +348,7 @@ async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path: Path, monkeyp
     assert not marked(f"sleep\0{mark}")
 
 
+@pytest.mark.heavy
 async def test_a_cancel_just_as_the_command_ends_spares_the_keepers_next_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

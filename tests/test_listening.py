@@ -329,6 +329,7 @@ def open_files(pid: Any) -> Any:
     return found
 
 
+@pytest.mark.heavy
 async def test_a_port_that_is_held_outside_stays_open_over_restarts(make: Any, held: Any) -> None:
     """A client that connects while the service is stopped or killed waits, and is answered by the next one."""
     service = activated(make(), held)
@@ -478,6 +479,7 @@ async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any,
     assert entries[0]["reasons"][0].startswith("systemd passed a socket on http://0.0.0.0:")
 
 
+@pytest.mark.heavy
 async def test_tokens_in_clear_are_warned_of(make: Any, alone: Any, certificates: Any) -> None:
     """Listening beyond loopback without TLS logs a warning with the URLs; with TLS, or on loopback, none."""
     tokens = json.dumps([{"name": "ci", "hash": hash_of("ci"), "scopes": ["run"]}])

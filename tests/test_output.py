@@ -104,6 +104,7 @@ async def test_the_whole_output_route_follows_until_the_end(service: Service, tm
         assert await response.content.read() == b"two\n"
 
 
+@pytest.mark.heavy
 async def test_e1_two_hundred_random_disconnects(service: Service) -> None:
     """A follower that is cut 200 times, the server killed in between, has the stored bytes: no gap, no repeat."""
     body = "echo строка $i; echo ошибка $i >&2; i=$((i+1)); [ $((i % 10)) = 0 ] && sleep 0.02"

@@ -50,6 +50,7 @@ async def stopped(service: Service) -> int:
     return await service.ended()
 
 
+@pytest.mark.heavy
 async def test_keep_is_cancel_where_nothing_can_be_kept(contained: Service) -> None:
     """It warns at the start; a stop cancels what runs, is 0, and does not claim that jobs continue."""
     await contained.start()
@@ -64,6 +65,7 @@ async def test_keep_is_cancel_where_nothing_can_be_kept(contained: Service) -> N
     await stopped(contained)
 
 
+@pytest.mark.heavy
 async def test_drain_waits_there_too(contained: Service, tmp_path: Path) -> None:
     """With on_stop=drain there is no warning, and a stop waits for the job's own end."""
     await contained.start(SUPERVISOR__ON_STOP="drain")

@@ -61,6 +61,7 @@ def altered() -> Iterator[None]:
     os.umask(old[0])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_a_forked_process_finds_what_a_started_one_does(locale: Any, tmp_path: Path) -> None:
     """Environment, arguments, streams, descriptors, signals, limits, directory, session: all are the same."""
@@ -160,6 +161,7 @@ async def test_two_forked_processes_share_no_random_numbers() -> None:
     assert len({word for line in lines for word in line}) == 9
 
 
+@pytest.mark.heavy
 async def test_the_prefork_server_ends_with_the_tests(tmp_path: Path) -> None:
     """Once the process that tests is gone, so is the one that forks; what it had forked goes on."""
     code = f"""
@@ -182,6 +184,7 @@ asyncio.run(main())
     os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.heavy
 def test_a_fork_is_fast() -> None:
     """That is what it is for: five forks that use the whole program take less than half the time of five starts."""
     environment = {"PATH": os.environ["PATH"]}

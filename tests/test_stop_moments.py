@@ -37,6 +37,7 @@ async def test_a_stop_while_modules_are_loaded(tmp_path: Path) -> None:
     assert not server.state_dir.exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_stop_during_the_start(tmp_path: Path, moment: str) -> None:
     """While the fork server is launched, the history is opened, or keepers are forked; also with two signals."""

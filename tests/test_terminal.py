@@ -64,6 +64,7 @@ def test_signals_are_as_without_a_terminal(keeping: tuple[Talk, SlotReader]) -> 
     assert masks == [0, 0]
 
 
+@pytest.mark.heavy
 def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping: tuple[Talk, SlotReader]) -> None:
     """A child has the terminal open, and the kernel holds less than is written: every byte is there, nobody waits."""
     began = time.monotonic()

@@ -154,6 +154,7 @@ def test_the_socket_unit_listens_where_the_configuration_says() -> None:
         unit_files.socket_unit([Address("127.0.0.1", 0)], "0600", ME)
 
 
+@pytest.mark.heavy
 def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
     """`shellrunner unit` prints the variant for sudo, --hardening strict the other, --socket the socket's unit."""
     config = tmp_path / "config.toml"

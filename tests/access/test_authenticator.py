@@ -113,6 +113,7 @@ async def test_what_is_not_the_token_is_wrong(authenticator: Authenticator, pres
     assert refused.value.wrong
 
 
+@pytest.mark.heavy
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_only_the_token_itself_is_found(presented: Any) -> None:

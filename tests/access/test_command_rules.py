@@ -102,6 +102,7 @@ def would_allow(rule: Rule, spec: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.heavy
 @settings(max_examples=400, deadline=None)
 @given(st.lists(rules, min_size=1, max_size=4), asked)
 @example([Rule(command="ls -l")], {"argv": ["ls", "-l"]})

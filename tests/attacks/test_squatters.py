@@ -276,6 +276,7 @@ async def test_a5_nothing_is_sent_before_a_process_has_accepted() -> None:
                     await call
 
 
+@pytest.mark.heavy
 async def test_a5_after_a_restart_a_squatter_is_sent_nothing(service: Service, tmp_path: Path) -> None:
     """A5: `wait`, `logs -f` and `run`, which reconnect for minutes, end with the reason when another user listens."""
     port = int(service.url.rpartition(":")[2])

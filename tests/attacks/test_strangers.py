@@ -78,6 +78,7 @@ async def figures(target: Target) -> dict[str, float]:
     return {name.removeprefix("shellrunner_"): float(value) for name, _, value in lines if "connections" in name}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", HELD)
 async def test_a4_strangers_cannot_lock_others_out(besieged: Target, open_place: Path, kind: str) -> None:
     """A4: while another user holds all connections that it gets, over TCP and the Unix socket, others come in."""

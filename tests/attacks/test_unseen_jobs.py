@@ -143,6 +143,7 @@ async def state(site: Site) -> list[Any]:
     return [await site.store.jobs(range(1, 100))]
 
 
+@pytest.mark.heavy
 async def test_a_job_of_others_is_as_one_that_never_was(site: Site) -> None:
     """On each route, under each verb, a token without `read` gets the bytes that it gets for an id never given."""
     async with connected(site) as line:

@@ -99,6 +99,7 @@ async def every_call(shared: Service, directory: Path) -> dict[str, Sequence[Any
     return {verb: arguments for verb, arguments in found.items() if verb not in AS_CANCEL}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["full", "closed"])
 async def test_no_verb_fails_on_its_output_without_a_word(
     shared: Service, typist: Typist, tmp_path: Path, kind: str
@@ -118,6 +119,7 @@ async def test_no_verb_fails_on_its_output_without_a_word(
                 assert "cannot write to standard output: No space left on device" in done.err, (words, done)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("closed", ["1", "2", "012"])
 async def test_no_verb_needs_its_streams(shared: Service, typist: Typist, tmp_path: Path, closed: str) -> None:
     """With descriptors that were closed at the start, output that is lost is a failure, and nothing else is."""
@@ -144,6 +146,7 @@ async def test_messages_that_cannot_be_written_change_no_exit_code(
         assert (await call(typist, "frobnicate", stderr=fd)).code == 2
 
 
+@pytest.mark.heavy
 async def test_no_verb_fails_without_a_word_in_a_removed_directory(
     shared: Service, typist: Typist, tmp_path: Path
 ) -> None:

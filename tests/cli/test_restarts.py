@@ -47,6 +47,7 @@ def typist(service: Service, tmp_path: Path) -> Typist:
     return Typist(tmp_path, SHELLRUNNER_URL=service.url)
 
 
+@pytest.mark.heavy
 async def test_kills_in_the_middle_lose_and_double_nothing(service: Service, typist: Typist) -> None:
     """After three kill -9 and restarts while the command writes, each byte is printed once and the code is right."""
     async with typist.begin("run", "-q", "--", "python3", "-c", SCRIPT) as process:
@@ -82,6 +83,7 @@ async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service: Se
     assert copy.read_bytes() == given
 
 
+@pytest.mark.heavy
 async def test_a_lost_server_is_reported_where_nothing_is_drawn(service: Service, typist: Typist) -> None:
     """Standard error has one line for the lost connection and one for the restored one; no output is lost."""
     go = typist.home / "go"
@@ -108,6 +110,7 @@ async def test_wait_outlives_a_restart(service: Service, typist: Typist) -> None
         assert (await finished(process)).code == 9
 
 
+@pytest.mark.heavy
 async def test_wait_and_logs_may_begin_while_the_server_restarts(service: Service, typist: Typist) -> None:
     """A verb that only waits begins before the server is there, and ends with the job's code and output."""
     number = (await typist.run("submit", "echo hi; exit 9")).out.decode().strip()
@@ -121,6 +124,7 @@ async def test_wait_and_logs_may_begin_while_the_server_restarts(service: Servic
         assert (await waiting.code(), await following.code()) == (9, 0)
 
 
+@pytest.mark.heavy
 async def test_a_service_that_is_not_there_yet_is_waited_for(service: Service, typist: Typist) -> None:
     """`--wait-server` makes a verb wait for its first connection, and is a duration; without it the verb fails."""
     await service.kill()

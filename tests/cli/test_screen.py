@@ -72,6 +72,7 @@ async def cancelling(shared: Service, number: Any) -> Any:
     return status["cancelling"] or status["done"]
 
 
+@pytest.mark.heavy
 async def test_nothing_is_written_over_the_question(shared: Service, typist: Typist) -> None:
     """While the question is shown, neither output nor the status line is written; the output follows the answer."""
     go = typist.home / "go"

@@ -11,6 +11,7 @@ from tests.support.command_line import Typist
 from tests.support.service import Service
 
 
+@pytest.mark.heavy
 async def test_a_kill_of_the_server_loses_and_doubles_no_key(service: Service, tmp_path: Path) -> None:
     """What is typed while no server is there arrives once; the terminal says what is the matter, and goes on."""
     service.program[-1] = service.url.rpartition(":")[2]
@@ -39,6 +40,7 @@ PROGRAMS = {"vim": ("vim -u NONE -N {file}", (":q!", "Enter")), "less": ("less -
 KILLED_AT = {"vim": SIZES[1], "less": SIZES[2]}  # the size at which the service is killed while one is attached
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not tmux.IS_INSTALLED, reason="needs tmux")
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_programs_look_as_without_it(service: Service, tmp_path: Path, name: str) -> None:

@@ -56,6 +56,7 @@ async def test_a_token_is_required_and_the_message_says_how_to_supply_one(guarde
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 async def test_a_job_of_somebody_else_is_named_by_its_id_and_gets_nothing_of_ones_environment(
     guarded: Service, tmp_path: Path
 ) -> None:

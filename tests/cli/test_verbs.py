@@ -43,6 +43,7 @@ async def ended(shared: Service, *commands: Any, **spec: Any) -> Any:
     return numbers
 
 
+@pytest.mark.heavy
 async def test_wait_exits_as_run_would_with_the_first_that_is_not_0(shared: Service, typist: Typist) -> None:
     """The code is the first that is not 0, in the given order of the jobs; endings other than exits are reported."""
     quick, good, killed = await ended(shared, "exit 5", "true", "kill -9 $$")
@@ -355,6 +356,7 @@ async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
         assert "Traceback" not in done.err
 
 
+@pytest.mark.heavy
 async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typist: Typist) -> None:
     """bash completes verbs and job ids; without a service, no ids."""
     number = await shared.submit("true")

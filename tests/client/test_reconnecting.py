@@ -28,6 +28,7 @@ for n in range(300):
 GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<br/>"
 
 
+@pytest.mark.heavy
 async def test_a_stream_that_is_cut_anywhere_is_whole(shared: Service, wire: TcpProxy) -> None:
     """A stream cut many times at random bytes, even within events, yields the stored bytes of both streams once."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]

@@ -58,6 +58,7 @@ def routed(exchanges: Any) -> list[Any]:
     return [each for each in exchanges if place(each) and each.verb != "OPTIONS" and each.status != 405]
 
 
+@pytest.mark.heavy
 def test_the_tour_goes_everywhere(exchanges: Any) -> None:
     """The tour has every route, and every status that the API uses."""
     been = {(each.verb, place(each)) for each in exchanges}

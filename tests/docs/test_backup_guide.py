@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.support import tour
 from tests.support.service import Service
 
@@ -29,6 +31,7 @@ def comparable(text: str, home: Path) -> str:
     return re.sub(r"[\d.]+ KiB", "SIZE", text)
 
 
+@pytest.mark.heavy
 async def test_the_guide_is_true(down: Service, tmp_path: Path) -> None:
     """Every command that the guide shows prints what it shows."""
     await down.start()

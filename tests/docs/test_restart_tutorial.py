@@ -22,6 +22,7 @@ def shown_commands() -> list[str]:
     return [line.removeprefix("$ ") for text in blocks for line in text.splitlines() if line.startswith("$ ")]
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(120)
 async def test_the_lesson_is_true(down: Service, tmp_path: Path) -> None:
     """The follower shows every line once across kill -9 and a new start, and the exit code is the command's own."""

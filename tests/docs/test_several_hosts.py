@@ -45,6 +45,7 @@ def urls() -> Iterator[tuple[str, str]]:
             server.execute(f"DROP ROLE {name}_{role}")
 
 
+@pytest.mark.heavy
 async def test_the_roles_of_the_guide_are_enough(urls: tuple[str, str], tmp_path: Path) -> None:
     """The owner makes the tables; the nodes' role runs a job, and can neither change tables nor make some."""
     owner, node = urls

@@ -31,6 +31,7 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tours are typed with curl, which is not installed")
 @pytest.mark.parametrize("page", TOURS, ids=name)
 async def test_a_page_prints_what_it_shows(page: Path, tmp_path: Path) -> None:

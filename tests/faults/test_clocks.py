@@ -31,6 +31,7 @@ async def all_jobs(service: Service) -> set[int]:
     return {job["job_id"] for job in body["jobs"]}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("between", [False, True], ids=["while it runs", "between two runs"])
 async def test_c5_a_clock_that_is_60_days_ahead_deletes_nothing(
     down: Service, clock: ServerClock, between: bool, whole: bool
@@ -68,6 +69,7 @@ async def test_c5_a_clock_that_is_60_days_ahead_deletes_nothing(
     assert await all_jobs(down) == left
 
 
+@pytest.mark.heavy
 async def test_c5_what_is_really_too_old_is_removed_with_a_line(down: Service, clock: ServerClock) -> None:
     """C5: jobs that were older than the limit all the time are removed at the start, and the log says how many."""
     await down.start(STORE__RETENTION_DAYS=1)
@@ -93,6 +95,7 @@ async def test_c5_a_key_does_not_expire_by_a_jump(down: Service, clock: ServerCl
     assert first["job_id"] == second["job_id"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("days", [-42, 42])
 async def test_c5_a_retry_is_due_after_its_delay(
     down: Service, clock: ServerClock, tmp_path: Path, days: int, whole: bool
@@ -115,6 +118,7 @@ async def test_c5_a_retry_is_due_after_its_delay(
     assert 3 <= second - first < 15
 
 
+@pytest.mark.heavy
 async def test_c5_a_retry_is_due_after_its_delay_over_a_restart(down: Service, clock: ServerClock) -> None:
     """C5: the clock is set back while the service is down: the retry comes all the same."""
     await down.start()

@@ -77,6 +77,7 @@ async def test_c8_where_nothing_can_be_undone_the_answer_is_that_it_is_not_known
     assert [each["job_id"] for each in body["jobs"] if "echo x" in each["command"]] == [job["job_id"]]
 
 
+@pytest.mark.heavy
 async def test_c8_a_batch_is_there_as_a_whole_or_not_at_all(
     failing: Service, syncs: FailingSyncs, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def name(request: pytest.FixtureRequest, whole: bool) -> str:
     return str(request.param)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ROUTES, indirect=True)
 async def test_c8_every_other_change_is_undone_too(name: str, failing: Service, syncs: FailingSyncs) -> None:
     """C8: after a 503 and a kill, the job is neither cancelled nor deleted, no queue is paused."""
@@ -166,6 +168,7 @@ async def test_c8_every_other_change_is_undone_too(name: str, failing: Service, 
     assert not queues["paused"]
 
 
+@pytest.mark.heavy
 async def test_c8_an_end_whose_commit_failed_is_recorded_later(
     failing: Service, syncs: FailingSyncs, tmp_path: Path
 ) -> None:

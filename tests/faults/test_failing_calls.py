@@ -124,6 +124,7 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
     assert not failed, "\n".join(map(str, failed))
 
 
+@pytest.mark.heavy
 async def test_c9_a_keeper_survives_a_failing_call(
     faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
 ) -> None:
@@ -136,6 +137,7 @@ async def test_c9_a_keeper_survives_a_failing_call(
         )
 
 
+@pytest.mark.heavy
 async def test_c9_a_keeper_survives_calls_that_go_on_failing(
     faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
 ) -> None:
@@ -146,6 +148,7 @@ async def test_c9_a_keeper_survives_calls_that_go_on_failing(
         await _sweep(faulty, scenario, calls, lambda: [(times, chance.choice(ERRORS)) for times in (3, 0)])
 
 
+@pytest.mark.heavy
 async def test_c9_a_keeper_may_die_at_any_call(
     faulty: World, scenarios: list[Scenario], seed: int, *, whole: bool
 ) -> None:
@@ -276,6 +279,7 @@ def _read(path: Path) -> list[str]:
     return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.heavy
 async def test_c9_a_keeper_that_is_forked_too_late_leaves_no_slot(
     forks: Forks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ async def test_c8_whichever_call_of_the_store_fails(shape: str, sweep: Sweep) ->
     await sweep.run(SHAPES[shape], round_, step=1 if shape in ("once", "crash before") else 4)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", ["three times", "crash after"], indirect=True)
 async def test_c8_whichever_call_fails_at_the_start(shape: str, sweep: Sweep) -> None:
     """It starts all the same, or ends with a reason; what runs meanwhile ends truly, and the next start works."""

@@ -127,6 +127,7 @@ async def test_cut_followers_leave_nothing(service: Service, load: Load, whole: 
     await load.assert_flat(75 if whole else 15, lambda units: load.cut_followers(job, units))
 
 
+@pytest.mark.heavy
 async def test_orphaning_jobs_leave_nothing(load: Load, whole: bool) -> None:
     """Jobs whose children are orphaned, with sessions of their own."""
     command = "setsid sleep 600 & (setsid sh -c 'sleep 600 & sleep 600' &) ; (exit 1) & sleep 0.01"

@@ -179,6 +179,7 @@ async def submission(client: aiohttp.ClientSession) -> tuple[int, str]:
         return response.status, (await response.json()).get("type", "")
 
 
+@pytest.mark.heavy
 async def test_c7_a_log_that_refuses_everything_is_not_ready(tmp_path: Path) -> None:
     """C7: with stderr on /dev/full, /readyz is 503 and names the audit log, before any submission was refused."""
     full = os.open("/dev/full", os.O_WRONLY)
@@ -191,6 +192,7 @@ async def test_c7_a_log_that_refuses_everything_is_not_ready(tmp_path: Path) -> 
         os.close(full)
 
 
+@pytest.mark.heavy
 async def test_c7_a_log_that_is_read_again_is_ready_again(tmp_path: Path) -> None:
     """C7: a pipe that is full is not ready; once its reader goes on, the service is ready by itself, and accepts."""
     reading, writing = os.pipe()

@@ -23,6 +23,7 @@ MOMENTS: Sequence[Callable[[StartingServer], Any]] = (
 SIGNALS = ([signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM] * 2, [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 async def test_a_stop_at_any_moment_of_the_start_is_a_success(tmp_path: Path, seed: int, whole: bool) -> None:
     """Exit status 0, no error in the log, no process and no socket left; four at a time, programs and not forks."""
@@ -44,6 +45,7 @@ async def test_a_stop_at_any_moment_of_the_start_is_a_success(tmp_path: Path, se
     await asyncio.gather(*map(work, range(4 if whole else 2)))
 
 
+@pytest.mark.heavy
 async def test_a_stop_while_running_jobs_are_adopted_leaves_them_to_the_next_server(
     service: Service, tmp_path: Path, seed: int, whole: bool
 ) -> None:

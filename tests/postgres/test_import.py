@@ -173,6 +173,7 @@ async def test_metrics_and_counts_are_exact_afterwards(host: Service, url: str, 
         assert db.execute("SELECT to_regclass('search_trigrams') IS NOT NULL").fetchone() == (True,)
 
 
+@pytest.mark.heavy
 async def test_a_history_in_use_is_refused(host: Service, typed: Import) -> None:
     """While a server holds the lock nothing is read."""
     done = await typed(host.state_dir)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 _MANY = 6  # jobs of a round
 
 
+@pytest.mark.heavy
 async def test_a_job_that_was_cancelled_before_its_start_is_not_claimed(nodes: Nodes, rounds: int) -> None:
     """Cancel against claim: `cancelled` without a start, or a claim that knows of the request; never both."""
     outcomes: Counter[str] = Counter()

@@ -119,6 +119,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Service]:
     await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_all_connections_of_a_node_are_encrypted(encrypted: Encrypted, node: Service) -> None:
     """With verify-full and the right authority, a job runs, and no connection over TCP is without TLS."""
     await node.start(STORE__URL=encrypted.url())

@@ -112,6 +112,7 @@ async def check_damage(
 @example(written=Written(1, (1500, 3), 0.5), damages=[("idx", longer(1))], share=1.0)
 @example(written=Written(1, (800, 400), 0.5), damages=[("idx", longer(3))], share=1.0)
 # An entry that seems to be further on: the one before it, of the other stream, seems to reach up to there.
+@pytest.mark.heavy
 @example(written=Written(0, (1500, 3), 0.5), damages=[("idx", garbage(0, 7129))], share=0.9)
 async def test_c6_what_is_delivered_is_true_and_what_is_missing_is_counted(
     tmp_path_factory: pytest.TempPathFactory, written: Written, damages: list[tuple[str, Damage]], share: float

@@ -57,6 +57,7 @@ async def attempt(
     assert await store.finish(claim.job_id, token, ended(1), volume, head, next_attempt_at=then)
 
 
+@pytest.mark.heavy
 async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> None:
     """However much each attempt wrote, all bytes so far are at their positions, in the whole and in each attempt."""
     async with opened(tmp_path) as store:
@@ -190,6 +191,7 @@ bulky = st.builds(
 attempts = st.lists(st.one_of(written, written, bulky), min_size=1, max_size=6)
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(attempts, st.integers(0, 6), st.randoms(use_true_random=False))
@@ -240,6 +242,7 @@ async def _is(output: Output, seen: list[tuple[int, bytes]], chance: random.Rand
             assert await output.offset_of(stream, position) == which[:position].count(number)
 
 
+@pytest.mark.heavy
 async def test_hundreds_of_attempts_are_found_quickly(tmp_path: Path) -> None:
     """The output of a job with 300 attempts is found, and its end read, in a few milliseconds."""
     async with opened(tmp_path) as store:

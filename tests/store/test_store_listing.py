@@ -220,6 +220,7 @@ def whole(made: History, wanted: Filters, sort: Sort, limit: int, limits: ScanLi
 quick = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @quick
 @given(histories, st.integers(0, 30), questions, st.integers(1, 5), scan_limits)
@@ -232,6 +233,7 @@ def test_a_walk_is_everything_in_order(
         assert whole(made, wanted, sort, limit, limits) == made.expected(wanted, sort)
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @quick
 @given(histories, questions, scan_limits, st.data())

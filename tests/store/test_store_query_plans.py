@@ -224,6 +224,7 @@ def cost(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: Sor
     return ticks
 
 
+@pytest.mark.heavy
 def test_s12_a_page_costs_the_same_in_a_long_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """S12: no list executes more than a few times as much among 40,000 jobs as it does among 2,000."""
     limits = ScanLimits(max_sorted=50, batch_size=50, max_examined=500)

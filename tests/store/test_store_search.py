@@ -103,6 +103,7 @@ def test_what_is_found(db: sqlite3.Connection, command: str, needle: str, there:
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(texts, min_size=1, max_size=6), st.data())

@@ -29,6 +29,7 @@ async def end(tasks: list[asyncio.Task[Claim]]) -> None:
             await task
 
 
+@pytest.mark.heavy
 async def test_a_submitter_never_runs_more_than_its_share(tmp_path: Path) -> None:
     """Of ten jobs added at once, with keepers for all, one runs; each end starts the next one."""
     async with opened(tmp_path, ONE_RUNS) as store:
