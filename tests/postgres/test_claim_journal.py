@@ -304,3 +304,18 @@ async def test_the_journal_of_another_history_says_nothing(cluster: Cluster, tmp
             same = await one.add(SPEC)
             assert same.id == first.id
             assert (await asyncio.wait_for(one.claim(1, "u"), TIMEOUT)).job_id == same.id
+
+
+@pytest.mark.parametrize("era", ["the same", "another"])
+async def test_a_claim_of_before_a_failover_that_left_nothing_is_not_put_back(cluster: Cluster, era: str) -> None:
+    """A server that is started again finds nothing of it: it may have ended, and the history have forgotten that."""
+    async with cluster.node("a") as one:
+        job = await one.add(SPEC)
+        assert (await asyncio.wait_for(one.claim(1, "t"), TIMEOUT)).job_id == job.id
+    if era == "another":
+        cluster.execute("UPDATE meta SET value = '2' WHERE key = 'epoch'")
+    async with cluster.node("a") as one:
+        assert await one.requeue(job.id, "t")
+        phase = (await one.job(job.id)).phase
+        is_lost = isinstance(phase, Done) and phase.end.ending is Ending.LOST
+        assert (is_lost, (await one.job(job.id)).state) == ((True, "done") if era == "another" else (False, "queued"))

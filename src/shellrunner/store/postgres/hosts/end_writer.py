@@ -16,13 +16,16 @@ from shellrunner.store.output import Head
 from shellrunner.store.output.location import Recorded, SlotOwner
 from shellrunner.store.postgres.engine.group_commit import ChangeItem
 from shellrunner.store.postgres.engine.postgres_engine import PostgresEngine
-from shellrunner.store.postgres.hosts import late_witness
+from shellrunner.store.postgres.hosts import late_witness, losing
 from shellrunner.store.postgres.hosts.late_witness import RecordedEnd
 from shellrunner.store.postgres.node import unsettled
 from shellrunner.store.postgres.output_chunks.output_ends import AttemptOutput, OutputEnds, volume_as_sent
+from shellrunner.store.postgres.transaction import situation
 from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.transition import CommitListener, Transitions
 from shellrunner.store.units import lifecycle
+
+_FORGOTTEN = "the database was replaced after it was claimed, and has forgotten how it ended, if it was started"
 
 
 class EndWriter:
@@ -84,11 +87,17 @@ class EndWriter:
         return known
 
     def requeue(self, job_id: int, token: str, now: Callable[[], Millis]) -> asyncio.Future[bool]:
-        """Put a claim back under which nothing was started; false: the job does not run under it."""
+        """Put a claim back under which nothing was started; false: the job does not run under it.
+
+        Nothing on this host shows that after a failover: it may have ended, and the history have forgotten that.
+        """
 
         def unit(db: Db) -> RecordedEnd:
-            self._journal.release(job_id, token)
-            transitions = lifecycle.requeue(db, job_id, token, now())
+            if self._journal.was_claimed_elsewhere(job_id, token, str(situation.current_era(db))):
+                transitions = losing.lose_claim(db, job_id, token, _FORGOTTEN, now())
+            else:
+                self._journal.release(job_id, token)
+                transitions = lifecycle.requeue(db, job_id, token, now())
             was_awaited = not transitions and unsettled.settle(db, token)
             return RecordedEnd(bool(transitions) or was_awaited, transitions)
 

@@ -22,6 +22,8 @@ BATCH_SIZE: Final = 100  # jobs that are declared lost in one commit
 _RUNNING: Final = """SELECT id, attempt, token, spec FROM jobs WHERE state = 'running' AND host = ?
     ORDER BY id LIMIT ? FOR UPDATE"""
 
+_CLAIMED: Final = "SELECT attempt, spec FROM jobs WHERE id = ? AND token = ? AND state = 'running' FOR UPDATE"
+
 
 def lose(
     db: Db,
@@ -47,6 +49,17 @@ def lose(
         due = retry_at(spec, attempt, end)
         transitions += lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head(), next_attempt_at=due)
     return transitions
+
+
+def lose_claim(db: Db, job_id: int, token: str, detail: str, now: Millis) -> Transitions:
+    """End what runs under this claim as lost, though its host is sure that nothing of it runs any more."""
+    row = db.execute(_CLAIMED, (job_id, token)).fetchone()
+    if row is None:
+        return []
+    attempt, spec = row
+    end, volume = End(Ending.LOST, now, detail=detail), chunk_rows.sent(db, job_id, attempt).volume
+    due = retry_at(spec, attempt, end)
+    return lifecycle.finish(db, job_id, token, end=end, volume=volume, head=Head(), next_attempt_at=due)
 
 
 def retry_at(spec: str, attempt: int, end: End) -> Millis | None:

@@ -63,7 +63,9 @@ class ClaimJournal:
         self._places: list[tuple[int, int] | None] = [None] * max_records
         self._number = 0  # of the next record
         self._claiming: list[tuple[_Record, StartedAttempt]] = []  # COMMIT is under way
+        self._claiming_in = ""
         self._claimed_in: dict[tuple[int, int], str] = {}  # of those that are doubtful
+        self._histories: dict[tuple[int, int], str] = {}  # in which each was claimed, as far as that is known
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if os.fstat(self._file).st_size < max_records * _WIDTH:
@@ -90,6 +92,11 @@ class ClaimJournal:
         found = self._tokens.get((job_id, attempt))
         return found is not None and token in (None, found)
 
+    def was_claimed_elsewhere(self, job_id: int, token: str, history: str) -> bool:
+        """Return whether something was started under this claim in a history that this one may have forgotten."""
+        keys = [key for key, its_token in self._tokens.items() if key[0] == job_id and its_token == token]
+        return any(self._histories.get(key, _digest(history)) != _digest(history) for key in keys)
+
     def doubtful(self, history: str) -> list[StartedAttempt]:
         """Return what an earlier server may have claimed in this history: it counts as started until `settle`."""
         digest = _digest(history)
@@ -97,6 +104,7 @@ class ClaimJournal:
 
     def claim(self, attempts: Iterable[StartedAttempt], claimed_in: str) -> None:
         """Note that these are being claimed, and sync that; then they are confirmed or withdrawn."""
+        self._claiming_in = _digest(claimed_in)
         self._claiming = [(self._record(_STARTED, each, claimed_in), each) for each in attempts]
         if self._claiming:
             self._write([record for record, _ in self._claiming])
@@ -104,7 +112,7 @@ class ClaimJournal:
     def confirm(self) -> None:
         """Note that what is being claimed is claimed, and that it will be started."""
         for (number, _), each in self._claiming:
-            self._apply(number, _STARTED, each)
+            self._apply(number, _STARTED, each, self._claiming_in)
         self._mark(_CONFIRMED)
 
     def withdraw(self) -> None:
@@ -150,14 +158,18 @@ class ClaimJournal:
         if overwritten is not None:
             self._tokens.pop(overwritten, None)
             self._claimed_in.pop(overwritten, None)
+            self._histories.pop(overwritten, None)
         self._places[place] = None
 
-    def _apply(self, number: int, kind: str, each: StartedAttempt) -> None:
+    def _apply(self, number: int, kind: str, each: StartedAttempt, claimed_in: str = "") -> None:
         key, place = (each.job_id, each.attempt), number % self._max
         self._vacate(place)
         self._claimed_in.pop(key, None)
+        self._histories.pop(key, None)
         if kind == _STARTED:
             self._places[place], self._tokens[key] = key, each.token
+            if claimed_in:
+                self._histories[key] = claimed_in
         elif self._tokens.get(key) == each.token:
             del self._tokens[key]
 
@@ -199,7 +211,7 @@ class ClaimJournal:
             self._number = place + 1
             if mark == _WITHDRAWN:
                 continue
-            self._apply(place, kind, each)
+            self._apply(place, kind, each, history)
             if kind == _STARTED and mark == _UNMARKED and history:
                 self._claimed_in[each.job_id, each.attempt] = history
 

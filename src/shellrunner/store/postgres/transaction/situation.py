@@ -22,6 +22,8 @@ from shellrunner.store.transition import Transition, Transitions
 
 _READ: Final = """SELECT totals, paused, limits, held, epoch, draining, incarnation, server,
     is_other_server, is_held_off FROM read_situation(?, ?, ?)"""
+_ERA: Final = """SELECT (SELECT value FROM meta WHERE key = 'epoch'),
+    coalesce(current_setting('shellrunner.server', true), '')"""
 _PRIORITIES: Final = "SELECT id, priority FROM jobs WHERE id = ANY(?)"
 # So many transactions may add jobs at once while each sees room for this many times its own.
 _MARGIN: Final = 64
@@ -69,6 +71,12 @@ def read(db: Db, node: str, limits: QueueLimits, *, claims: bool = False, is_exc
     counts = QueueCounts(limits, tallies.undone(totals or ()), pauses, stored)
     era = Era(int(epoch), server)
     return Situation(counts, stored, era, bool(draining), incarnation, is_other_server and bool(server), is_held_off)
+
+
+def current_era(db: Db) -> Era:
+    """Return the epoch, and the server that this connection is to, whether or not a node has adopted it."""
+    ((epoch, server),) = db.execute(_ERA).fetchall()
+    return Era(int(epoch), server)
 
 
 class NotAloneError(RowChangedError):
