@@ -93,7 +93,7 @@ class EndWriter:
         """
 
         def unit(db: Db) -> RecordedEnd:
-            if self._journal.was_claimed_elsewhere(job_id, token, str(situation.current_era(db))):
+            if self._journal.was_claimed_in_another(job_id, token, str(situation.current_era(db))):
                 transitions = losing.lose_claim(db, job_id, token, _FORGOTTEN, now())
             else:
                 self._journal.release(job_id, token)

@@ -92,8 +92,8 @@ class ClaimJournal:
         found = self._tokens.get((job_id, attempt))
         return found is not None and token in (None, found)
 
-    def was_claimed_elsewhere(self, job_id: int, token: str, history: str) -> bool:
-        """Return whether something was started under this claim in a history that this one may have forgotten."""
+    def was_claimed_in_another(self, job_id: int, token: str, history: str) -> bool:
+        """Return whether this claim was made in another epoch, or on another server, than `history` names."""
         keys = [key for key, its_token in self._tokens.items() if key[0] == job_id and its_token == token]
         return any(self._histories.get(key, _digest(history)) != _digest(history) for key in keys)
 
