@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shellrunner.supervisor.supervisor import SPARE_KEEPERS
 from tests.support.processes import parent
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -245,6 +246,22 @@ async def test_c7_keepers_that_cannot_be_started_are_not_ready(down: Service) ->
     resource.prlimit(fork_server, resource.RLIMIT_FSIZE, limits)
     await until(lambda: _is(reasons, []))
     assert (await service.run("echo on"))["stdout"] == "on\n"
+
+
+async def test_c9_a_keeper_that_cannot_write_its_slot_fails_one_job(down: Service) -> None:
+    """It takes no other, or every queued job would fail at it within a second; a new keeper runs the next one."""
+    service = await down.start(SUPERVISOR__MAX_RUNNING=1)
+    keepers = await until(lambda: len(found := service.keepers()) == 1 + SPARE_KEEPERS and found)
+    for keeper in keepers:
+        hard = resource.prlimit(keeper.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(keeper.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    jobs = [await service.submit(f"echo {number}") for number in range(20)]
+    results = [await service.result(job) for job in jobs]
+    failed = [result for result in results if result["ending"] == "failed_to_start"]
+    assert {result["detail"] for result in failed} == {"its start could not be recorded: File too large"}
+    assert len(failed) == len(keepers)
+    assert all(result["ending"] == "exited" for result in results if result not in failed)
+    assert {keeper.pid for keeper in service.keepers()}.isdisjoint(keeper.pid for keeper in keepers)
 
 
 async def _is(reasons: Callable[[], Awaitable[Any]], expected: list[str]) -> bool:

@@ -186,6 +186,8 @@ class Supervisor:
                     usable, verdict = await self._runner.run(connection, job)
                     connection = job.connection or connection  # it may have been found again meanwhile
                     recorded = self._record(job, verdict)
+                    if job.end_is_unwritten:  # the next job would fail at once, and all that are queued after it
+                        break
         finally:
             self._workers -= 1
             self._set_busy(me)
