@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from shellrunner.store import IdempotencyKey
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres import schema
 from shellrunner.store.postgres.engine import connection_thread
+from shellrunner.store.postgres.engine.dialect import Unread
 from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
 from tests.support.histories import NOTHING, SPEC, ended
@@ -156,6 +159,78 @@ def test_a_notification_that_cannot_be_sent_does_not_make_its_commit_fail(cluste
             assert db.commit(lambda: called.append("meanwhile"), ("SELECT 1 / 0", ())) == "COMMIT"
         assert called == ["meanwhile", "meanwhile"]
         assert cluster.execute("SELECT queue FROM paused ORDER BY queue") == [("one",), ("two",)]
+
+
+PREPARED = """SELECT name, statement, parameter_types::text[], generic_plans, custom_plans
+    FROM pg_prepared_statements"""
+PAUSE = Unread("INSERT INTO paused (queue) VALUES (?)")
+
+
+@pytest.mark.parametrize("then", [None, ("SELECT 1", ())], ids=["alone", "with a notification"])
+@pytest.mark.parametrize("read", [False, True])
+def test_what_nobody_reads_is_sent_with_the_next_statement_or_with_commit(
+    cluster: Cluster, then: tuple[str, tuple[()]] | None, read: bool
+) -> None:
+    """In its order; a transaction that was rolled back leaves nothing of it to the next one."""
+    with connection_thread.connect(cluster.url) as connection:
+        db = PostgresDb(connection)
+        db.begin()
+        db.execute(PAUSE, ("rolled back",))
+        assert db.has_written
+        connection.execute("ROLLBACK")
+        db.begin()
+        db.execute(PAUSE, ("one",))
+        if read:
+            assert db.execute("SELECT queue FROM paused").fetchall() == [("one",)]
+        db.execute(PAUSE, ("two",))
+        assert db.commit(None, then) == "COMMIT"
+    assert cluster.execute("SELECT queue FROM paused ORDER BY queue") == [("one",), ("two",)]
+
+
+def test_outside_a_write_batch_it_is_sent_at_once(cluster: Cluster) -> None:
+    """Who does not end the transaction with `commit` loses nothing."""
+    with connection_thread.connect(cluster.url) as connection:
+        db = PostgresDb(connection)
+        with connection.transaction():
+            db.execute(PAUSE, ("one",))
+    assert cluster.execute("SELECT queue FROM paused") == [("one",)]
+
+
+@pytest.mark.parametrize("then", [None, ("SELECT 1", ())], ids=["alone", "with a notification"])
+def test_a_commit_fails_for_what_is_sent_with_it(cluster: Cluster, then: tuple[str, tuple[()]] | None) -> None:
+    """Nothing of the transaction is committed, and what was to follow the commit does not."""
+    with connection_thread.connect(cluster.url) as connection:
+        db = PostgresDb(connection)
+        db.begin()
+        db.execute("INSERT INTO paused (queue) VALUES ('one')")
+        db.execute(PAUSE, ("one",))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            db.commit(None, then)
+        connection.execute("ROLLBACK")
+    assert cluster.execute("SELECT queue FROM paused") == []
+
+
+async def test_the_statements_of_a_claim_are_planned_once(cluster: Cluster, store: PostgresStore) -> None:
+    """Planning pgqueuer's dequeue takes longer than executing it; no plan reads a whole table."""
+
+    values = {"text[]": "'{x}'", "uuid": f"'{uuid.UUID(int=0)}'", "interval": "'1 day'"}
+
+    def plans(db: Db) -> tuple[list[Any], str]:
+        found = db.execute(PREPARED).fetchall()
+        name, types = next((name, types) for name, sql, types, *_ in found if "next_queued" in sql)
+        explain = f"EXPLAIN EXECUTE {name} ({', '.join(values.get(each, '1') for each in types)})"
+        return found, "\n".join(line for (line,) in db.execute(explain).fetchall())
+
+    for number in range(4):
+        await store.add(SPEC)
+        claim = await store.claim(1, f"t{number}")
+        await store.add(SPEC)
+        await store.finish(claim.job_id, claim.token, ended(), *NOTHING)
+    found, plan = await store._engine.write(plans)
+    assert sum(generic for *_, generic, _ in found) > 10
+    assert {custom for *_, custom in found} == {0}
+    assert "pgqueuer_ep_prio_id_idx" in plan
+    assert "Seq Scan on pgqueuer" not in plan
 
 
 async def test_a_server_that_does_not_answer_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

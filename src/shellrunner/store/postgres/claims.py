@@ -189,7 +189,7 @@ class _Choice:
             lines = self._lines(situation)
         capacity = situation.counts.capacity()
         queued = sum(situation.counts.queued(line) for line in lines)
-        found = self._serve(lines, capacity, at_once=not limited) if queued else 0
+        found = self._serve(lines, capacity, queued, at_once=not limited)
         return (self._claims, found < queued or not self._state.free), self._transitions
 
     def _lines(self, situation: Situation) -> list[Line]:
@@ -210,17 +210,18 @@ class _Choice:
         )
         return self._state.read_again(self._db)
 
-    def _serve(self, lines: list[Line], capacity: Capacity, *, at_once: bool) -> int:
-        """Claim jobs until all keepers have one, or none is offered; return how many were offered."""
+    def _serve(self, lines: list[Line], capacity: Capacity, queued: int, *, at_once: bool) -> int:
+        """Claim jobs until all keepers have one, or so many, or none is offered; return how many were found."""
         found = 0
-        while self._state.free:
+        while self._state.free and found < queued:
             open_lines = [line for line in lines if capacity.allows(line)]
             wanted = len(self._state.free) if at_once else 1
             offers = self._state.delivery.dequeue(self._db, open_lines, wanted) if open_lines else ()
             if not offers:
                 break
-            found += len(offers)
-            for line in self._claim(offers, open_lines):
+            claimed = self._claim(offers, open_lines)
+            found += len(claimed)
+            for line in claimed:
                 capacity.take(line)
         return found
 

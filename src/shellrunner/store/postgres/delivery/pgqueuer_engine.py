@@ -37,12 +37,12 @@ def _builder() -> QueryQueueBuilder:
 
 @cache
 def _enqueue() -> str:
-    return native(_builder().build_enqueue_query())
+    return native(_builder().build_enqueue_query(), is_read=False)
 
 
 @cache
 def _log_job() -> str:
-    return native(_builder().build_log_job_query())
+    return native(_builder().build_log_job_query(), is_read=False)
 
 
 def entry_point(line: Line) -> str:

@@ -125,7 +125,23 @@ class BinaryResult(str):
     __slots__ = ()
 
 
+class Unread(str):
+    """A statement whose result nobody reads: a write batch sends it with its next one, or with COMMIT.
+
+    That one fails if it fails.
+    """
+
+    __slots__ = ()
+
+
+class NativeUnread(Native, Unread):
+    """Both."""
+
+    __slots__ = ()
+
+
 @lru_cache(_CACHE_SIZE)
-def native(sql: str) -> Native:
+def native(sql: str, *, is_read: bool = True) -> Native:
     """Return a statement with PostgreSQL's placeholders (`$1`) as psycopg takes it: with names, `p1` and so on."""
-    return Native(_POSITIONAL.sub(r"%(p\1)s", sql.replace("%", "%%")))
+    text = _POSITIONAL.sub(r"%(p\1)s", sql.replace("%", "%%"))
+    return Native(text) if is_read else NativeUnread(text)

@@ -129,7 +129,7 @@ class GroupCommit:
         connection, db = thread.connection, thread.db
         try:
             roll_back(connection)  # one that could not be ended before
-            connection.execute("BEGIN")
+            db.begin()
             transitions = self._run_units(db, batch)
             self._end(db, transitions)
             self.commits += 1

@@ -13,12 +13,13 @@ from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 
 from shellrunner.store.db import Cursor
-from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, may_write, translate
+from shellrunner.store.postgres.engine.dialect import BinaryResult, Native, Unread, may_write, translate
 
 _PREPARED: Final = 256  # statements that a connection keeps prepared
 _PREPARE_AFTER: Final = 2  # executions
 
 Connection = psycopg.Connection[TupleRow]
+_Cursor = psycopg.Cursor[TupleRow]
 
 
 class _WholeNumberLoader(Loader):
@@ -43,6 +44,12 @@ class PostgresDb:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.has_written = False  # any row, since this was set to false
+        self._unsent: list[tuple[_Cursor, str, Any]] | None = None  # only where `commit` will send it
+
+    def begin(self) -> None:
+        """Begin a transaction that `commit` ends; what an earlier one has not sent, it did not commit."""
+        self._unsent = []
+        self._connection.execute("BEGIN")
 
     def commit(
         self, meanwhile: Callable[[], object] | None = None, then: tuple[str, Sequence[Any]] | None = None
@@ -52,10 +59,12 @@ class PostgresDb:
         `then`: a statement that is sent behind COMMIT, so that it is executed at once; if it fails, nothing follows.
         """
         if meanwhile is None and then is None:  # a pipeline costs more than the turn that it saves
+            self._send()
             return self._connection.execute("COMMIT").statusmessage
         committed = self._connection.cursor()
         try:
             with self._pipeline():
+                self._send()
                 committed.execute("COMMIT")
                 if then is not None:
                     self._connection.execute(*then)
@@ -76,6 +85,12 @@ class PostgresDb:
             statement = translate(sql)
             writes = statement.may_write
             text, values = statement.sql, statement.adapt(parameters) if statement.adapt is not None else parameters
+        if isinstance(sql, Unread) and self._unsent is not None:
+            cursor = self._connection.cursor()
+            self._unsent.append((cursor, text, values))
+            self.has_written = True
+            return cursor
+        self._send()
         cursor = self._connection.execute(text, values, binary=isinstance(sql, BinaryResult))
         if writes and (cursor.rowcount != 0 or text.startswith("WITH")):
             self.has_written = True
@@ -83,11 +98,18 @@ class PostgresDb:
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
         """Execute one statement for each tuple of parameters, of which there may be none."""
+        self._send()
         cursor = self._connection.cursor()
         if rows := list(parameters):
             self.has_written = True
             cursor.executemany(translate(sql).sql, rows)
         return cursor
+
+    def _send(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for cursor, text, values in unsent:
+                cursor.execute(text, values)
 
     @contextmanager
     def _pipeline(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from shellrunner.model import State
 from shellrunner.store.db import Db
+from shellrunner.store.postgres.engine.dialect import Unread
 from shellrunner.store.queues import Line
 from shellrunner.store.transition import Transition, Transitions
 from shellrunner.store.values import HistorySize
@@ -17,12 +18,12 @@ from shellrunner.store.values import HistorySize
 _UNDONE: Final = (State.WAITING, State.QUEUED, State.RUNNING)
 Change = dict[Line, dict[State, int]]
 
-_ADD: Final = """WITH counted AS (INSERT INTO counts (node, queue, submitter, waiting, queued, running)
+_ADD: Final = Unread("""WITH counted AS (INSERT INTO counts (node, queue, submitter, waiting, queued, running)
     SELECT ?, * FROM unnest(?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::bigint[])
     ON CONFLICT (node, queue, submitter) DO UPDATE SET waiting = counts.waiting + excluded.waiting,
     queued = counts.queued + excluded.queued, running = counts.running + excluded.running)
     INSERT INTO sizes (node, jobs, bytes) SELECT ?, ?, ? WHERE ?
-    ON CONFLICT (node) DO UPDATE SET jobs = sizes.jobs + excluded.jobs, bytes = sizes.bytes + excluded.bytes"""
+    ON CONFLICT (node) DO UPDATE SET jobs = sizes.jobs + excluded.jobs, bytes = sizes.bytes + excluded.bytes""")
 READ: Final = """SELECT queue, submitter, sum(waiting), sum(queued), sum(running) FROM counts
     GROUP BY queue, submitter"""
 _SIZE: Final = "SELECT coalesce(sum(jobs), 0), coalesce(sum(bytes), 0) FROM sizes"
