@@ -210,6 +210,29 @@ def test_a_commit_fails_for_what_is_sent_with_it(cluster: Cluster, then: tuple[s
     assert cluster.execute("SELECT queue FROM paused") == []
 
 
+@pytest.mark.parametrize("then", [None, ("SELECT 1", ())], ids=["alone", "with a notification"])
+def test_statements_that_were_not_reached_can_be_prepared_again(
+    cluster: Cluster, then: tuple[str, tuple[()]] | None
+) -> None:
+    """A batch that is run again has all of its statements, at whichever of its runs they are prepared."""
+    insert = Unread("INSERT INTO meta (key, value) VALUES (?, 'x')")
+    with connection_thread.connect(cluster.url) as connection:
+        db = PostgresDb(connection)
+        for failures in range(5):
+            for run in range(failures + 1):
+                db.begin()
+                if run < failures:
+                    db.execute(Unread(f"SELECT 1 / ?::bigint AS x{failures}"), (0,))
+                    db.execute(insert, ("never",))
+                    with pytest.raises(psycopg.errors.DivisionByZero):
+                        db.commit(None, then)
+                    connection.execute("ROLLBACK")
+            db.execute(insert, (f"t{failures}",))
+            assert db.commit(None, then) == "COMMIT"
+    found = cluster.execute("SELECT key FROM meta WHERE value = 'x' ORDER BY key")
+    assert found == [(f"t{failures}",) for failures in range(5)]
+
+
 async def test_the_statements_of_a_claim_are_planned_once(cluster: Cluster, store: PostgresStore) -> None:
     """Planning pgqueuer's dequeue takes longer than executing it; no plan reads a whole table."""
 
