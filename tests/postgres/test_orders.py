@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning
-from shellrunner.model import CommandState, JobSpec, TerminalSize
+from shellrunner.model import CommandState, JobSpec, Retries, TerminalSize
 from shellrunner.store import Store
 from shellrunner.store.hosts import Answer, HostOrder, OrderKind
 from shellrunner.store.postgres.orders import order_rows
@@ -70,6 +70,45 @@ async def test_an_order_is_carried_out_by_the_host_of_the_job(nodes: Nodes) -> N
         assert answer == {"did": {"offset": 3}, "data": "typed"}
         assert [(order.job_id, order.token) for order in host.orders] == [(job_id, nodes.claimed[0][1].token)]
         assert await orders_of(nodes.one).ask(job_id, OrderKind.INPUT) is None  # it runs here
+
+
+async def test_what_is_typed_waits_sealed(nodes: Nodes, cluster: Cluster) -> None:
+    """With the key of a job that has secrets, else with one of its own, which lasts until it has ended for good.
+
+    The host reads it also in a later attempt, and if the database has forgotten the key meanwhile, as after a crash.
+    """
+    for spec in (SPEC, SPEC.model_copy(update={"env": {"A": "b"}})):
+        number = len(nodes.claimed)
+        claiming = nodes.claim(nodes.one)
+        job = await nodes.two.add(spec.model_copy(update={"retries": Retries(max=1, delay=0.0)}))
+        await claiming
+        asked = asyncio.create_task(orders_of(nodes.two).ask(job.id, OrderKind.INPUT, {}, b"typed"))
+        await until(lambda: cluster.execute("SELECT 1 FROM orders"), what="the order is written")
+        ((waiting,),) = cluster.execute("SELECT data FROM orders")
+        assert b"typed" not in waiting
+        assert len(waiting) > len(b"typed")
+        ((name, key),) = _keys(cluster)
+        host = Host()
+        async with background_task("orders", orders_of(nodes.one).serve(host)):
+            assert (await asked or {})["data"] == "typed"
+            cluster.execute("UPDATE job_keys SET key = sha256(key) WHERE name = %s", name)
+            answer = await orders_of(nodes.two).ask(job.id, OrderKind.INPUT, {}, b"more")
+            assert (answer or {})["data"] == "more"
+            assert [order.data for order in host.orders] == [b"typed", b"more"]
+            cluster.execute("UPDATE job_keys SET key = %s WHERE name = %s", key, name)
+            claiming = nodes.claim(nodes.one)
+            token = nodes.claimed[number][1].token
+            assert await nodes.one.finish(job.id, token, ended(1), *NOTHING, next_attempt_at=0)
+            assert (await claiming).attempt == 2
+            answer = await orders_of(nodes.two).ask(job.id, OrderKind.INPUT, {}, b"again")
+            assert (answer or {})["data"] == "again"
+        assert _keys(cluster) == [(name, key)]
+        assert await nodes.one.finish(job.id, nodes.claimed[number + 1][1].token, ended(), *NOTHING)
+        assert _keys(cluster) == []
+
+
+def _keys(cluster: Cluster) -> list[Any]:
+    return cluster.execute("SELECT name, key FROM job_keys WHERE name <> 'idempotency'")
 
 
 @pytest.mark.heavy

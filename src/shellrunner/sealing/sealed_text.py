@@ -1,6 +1,7 @@
-"""Sealing a text with a job's key: ChaCha20-Poly1305 (RFC 8439), bound to the job's id.
+"""Sealing a text with a job's key, or what is typed into it: ChaCha20-Poly1305 (RFC 8439), bound to the job's id.
 
     sealed1:NAME OF THE KEY:base64(nonce, ciphertext, tag)
+    input1:NAME OF THE KEY:                                     no text, but a key for what is typed
 
 Rows of earlier versions have the text itself, which is a JSON object. Must not know files.
 """
@@ -13,6 +14,7 @@ from typing import Any, Final
 from shellrunner.sealing.key_files import JobKey, KeyUnusable
 
 _FORMAT: Final = "sealed1"
+_KEY_ONLY: Final = "input1"
 _NONCE_SIZE: Final = 12  # bytes
 REMOVED: Final = "removed"  # instead of a plain text, which no backup contains
 
@@ -40,6 +42,16 @@ def key_name(stored: str) -> str | None:
     return rest.partition(":")[0] if kind == _FORMAT else None
 
 
+def key_only(key: JobKey) -> str:
+    """Return what names a key with which no text is sealed."""
+    return f"{_KEY_ONLY}:{key.name}:"
+
+
+def has_text(stored: str) -> bool:
+    """Return whether this is more than the name of a key."""
+    return not stored.startswith(f"{_KEY_ONLY}:")
+
+
 def is_plain(stored: str) -> bool:
     """Return whether this is the text itself, as an earlier version stored it."""
     return stored.startswith("{")
@@ -60,6 +72,26 @@ def unseal(stored: str, secret: bytes, job_id: int) -> dict[str, Any]:
             raise
         raise KeyUnusable(f"what was sealed with the key {name} does not fit it") from None
     return parse(text)
+
+
+def seal_input(data: bytes, secret: bytes, job_id: int) -> bytes:
+    """Return what is typed into a job as only the key with this `secret` can read it."""
+    nonce = os.urandom(_NONCE_SIZE)
+    return nonce + bytes(_cipher(secret).encrypt(nonce, data, _input_context(job_id)))
+
+
+def unseal_input(sealed: bytes, secret: bytes, job_id: int) -> bytes:
+    """Return what is typed into a job.
+
+    Raises:
+        KeyUnusable: it was sealed with another key, or for another job, or is damaged.
+    """
+    try:
+        return bytes(_cipher(secret).decrypt(sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:], _input_context(job_id)))
+    except Exception as error:
+        if isinstance(error, ImportError | MemoryError):
+            raise
+        raise KeyUnusable("the input was sealed with another key") from None
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -85,3 +117,7 @@ def _cipher(secret: bytes) -> Any:
 
 def _context(job_id: int) -> bytes:
     return f"shellrunner: env and stdin of job {job_id}".encode()
+
+
+def _input_context(job_id: int) -> bytes:
+    return f"shellrunner: input of job {job_id}".encode()

@@ -27,7 +27,8 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `host`: the node that has claimed the job last. `found`: what a witness of a lost job has reported later, as JSON.
 # Both are those of the last attempt; `attempts` has them of the earlier ones.
 # `search`: what is searched of a job, folded; null after a change of its name, until nobody knows it any more.
-# `job_keys`: what seals the secrets of a job, for as long as it is not done; to be left out of dumps.
+# `job_keys`: what seals the secrets of a job, and its input on the way to the host, for as long as it is not done; to
+# be left out of dumps.
 # `counts` and `sizes`: how many jobs are in which state, and how much output they have, as far as each node has
 # changed that: no two nodes write one row, and the sums are exact.
 # `hosts`: `seen` is a lease by the clock of the database; `unreachable` is when it was renewed last, once some node
@@ -42,9 +43,9 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `discarded_files`: spill files of deleted `lost` jobs, which their host removes once it is there.
 # `unsettled`: claims of jobs that were declared lost, until their host has reported what it saw; see
 # `postgres.hosts.unsettled`. It outlives the job's row, so that no command runs on without anybody knowing.
-# `orders`: what is to be done to a job by the node that runs it; see `postgres.orders`. Unlogged: what is typed gets
-# into neither the write-ahead log nor a backup, and after a crash of the server, which may forget that an order was
-# taken, no order is left that could be carried out again. key: random, chosen by the node that asks.
+# `orders`: what is to be done to a job by the node that runs it; see `postgres.orders`. Unlogged: what is typed waits
+# for no disk, and after a crash of the server, which may forget that an order was taken, no order is left that could
+# be carried out again. `data` is sealed. key: random, chosen by the node that asks.
 # `writers`: the client that types into a job, at a process of a node.
 # `commands`: what only the keeper of a running command knows; a job that ends at once has no row.
 # `callbacks.leased_until`: a node is sending the result.

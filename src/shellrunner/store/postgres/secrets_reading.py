@@ -31,7 +31,7 @@ def to_claim_with_secrets(db: Db, row: ClaimRow, stored: str | None) -> Claim:
     Raises:
         StoreUnavailable: the row is damaged, or its secrets cannot be read.
     """
-    if stored is not None:
+    if stored is not None and sealed_text.has_text(stored):
         name = sealed_text.key_name(stored)
         key = None if name is None else db.execute(_FIND_KEY, (name,)).fetchone()
         if key is None:

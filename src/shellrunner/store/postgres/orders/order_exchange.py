@@ -15,9 +15,10 @@ from shellrunner.model import CommandState, State
 from shellrunner.store.hosts import TIMEOUT, Answer, CommandHost, HostOrder, OrderKind
 from shellrunner.store.postgres.orders import command_rows, order_rows
 from shellrunner.store.postgres.orders.command_facts import KnownCommands, OwnCommands
+from shellrunner.store.postgres.orders.input_keys import InputKeys
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_rows import WrittenOrder
-from shellrunner.store.postgres.orders.order_service import IN_DOUBT, OrderService
+from shellrunner.store.postgres.orders.order_service import IN_DOUBT, UNREADABLE, OrderService
 from shellrunner.store.postgres.orders.writer_leases import PostgresWriterLeases
 from shellrunner.tasks import TaskGroup
 
@@ -49,6 +50,7 @@ class OrderExchange:
         self.host, self.own_commands = host, own_commands
         self._connection, self._service, self._peers = connection, service, peers
         self._known_commands, self.writers = known_commands, writers
+        self._input_keys = InputKeys(host)
         self._waiting: dict[str, _Waiting] = {}
         self._has_waiting, self._wake = asyncio.Event(), asyncio.Event()
 
@@ -79,7 +81,9 @@ class OrderExchange:
         """Have the host that runs the job carry out an order; see `HostOrders`."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                answer = await self._ask(job_id, HostOrder(kind, content or {}, data, job_id))
+                order = HostOrder(kind, content or {}, data, job_id)
+                while (answer := await self._ask(job_id, order)) == UNREADABLE:
+                    self._input_keys.forget(job_id)
         except TimeoutError:
             raise KeeperSilent(job_id) from None
         if answer == IN_DOUBT:
@@ -107,11 +111,15 @@ class OrderExchange:
         """Write an order to the host that runs the job; wait for one to claim it if the job was accepted just now.
 
         On one host a job has started when its client learns its id, if there is a free place. In a cluster another
-        host claims it some milliseconds later, and an order may come before that.
+        host claims it some milliseconds later, and an order may come before that. One with bytes may also come before
+        this node can read the key to seal them with.
         """
         while True:
-            sent = await self._connection.run(lambda db: order_rows.add(db, self.host, key, order))
-            if sent is None or sent.state != State.QUEUED or not sent.is_new:
+            sent = await self._connection.run(lambda db: order_rows.add(db, self.host, key, order, self._input_keys))
+            if sent is None or sent.is_written:
+                return sent
+            lacks_key = sent.state == State.RUNNING and sent.host != self.host and sent.is_reachable
+            if not lacks_key and (sent.state != State.QUEUED or not sent.is_new):
                 return sent
             await asyncio.sleep(_START_INTERVAL)
 

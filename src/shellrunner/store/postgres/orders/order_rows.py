@@ -1,6 +1,6 @@
 """The rows of `orders`: written by the node that asks, taken and answered by the host, collected by the node.
 
-    node   INSERT, and a note to the host                    one statement
+    node   INSERT, and a note to the host                    one statement; its bytes are sealed by `input_keys`
     host   UPDATE … SET taken_by … RETURNING, oldest first   from now on the order is not carried out again
            carries it out
            UPDATE … SET answer …, and a note to the node     one statement
@@ -19,6 +19,8 @@ from shellrunner.store.db import Db
 from shellrunner.store.hosts import TIMEOUT, Answer, HostOrder, OrderKind
 from shellrunner.store.postgres.effects.outbox import CHANNEL
 from shellrunner.store.postgres.hosts.lease import LEASE
+from shellrunner.store.postgres.orders import input_keys
+from shellrunner.store.postgres.orders.input_keys import InputKeys
 
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
@@ -33,7 +35,7 @@ _ADD: Final = f"""WITH target AS (
         FROM jobs WHERE id = ?),
     added AS (INSERT INTO orders (key, asker, host, job, token, kind, content, data)
         SELECT ?, ?, host, ?, token, ?, ?::jsonb, ? FROM target WHERE state = 'running' AND reached AND host <> ?
-        RETURNING host)
+            AND ?::boolean RETURNING host)
     SELECT state, target.host, reached, is_new, CASE WHEN added.host IS NOT NULL THEN {_NOTE} END
     FROM target LEFT JOIN added ON true"""
 _ADD_TO_HOSTS: Final = f"""WITH added AS (INSERT INTO orders (key, asker, host, kind, content)
@@ -46,8 +48,9 @@ _TAKE: Final = f"""WITH open AS (SELECT id, data FROM orders WHERE host = ? AND 
     taken AS (UPDATE orders SET taken_by = ?, data = NULL FROM open WHERE orders.id = open.id
         RETURNING orders.id, key, kind, content, job, token,
             extract(epoch FROM clock_timestamp() - created)::double precision AS age)
-    SELECT taken.id, key, age, kind, content, open.data, job, token
-    FROM taken JOIN open ON open.id = taken.id ORDER BY taken.id"""
+    SELECT taken.id, taken.key, age, kind, content, open.data, job, taken.token, job_keys.key
+    FROM taken JOIN open ON open.id = taken.id LEFT JOIN jobs ON jobs.id = taken.job AND open.data IS NOT NULL
+    LEFT JOIN job_keys ON job_keys.name = split_part(jobs.secrets, ':', 2) ORDER BY taken.id"""
 _NOTE_ANSWERED: Final = f"""SELECT pg_notify({CHANNEL.format("asker")}, '{{"answer": 1}}')
     FROM (SELECT DISTINCT asker FROM answered) AS askers"""
 _ANSWER: Final = f"""WITH answered AS (UPDATE orders SET answer = given.answer::jsonb
@@ -78,18 +81,24 @@ class WrittenOrder(NamedTuple):
 
 
 class TakenOrder(NamedTuple):
-    """An order that this host has taken, and how old it is (seconds)."""
+    """An order that this host has taken, how old it is (seconds), and whether its bytes could be unsealed."""
 
     row: int
     key: str
     age: float
     order: HostOrder
+    is_readable: bool
 
 
-def add(db: Db, asker: str, key: str, order: HostOrder) -> WrittenOrder | None:
-    """Write an order to the host that runs the job, unless it is the asker itself; None: there is no such job."""
+def add(db: Db, asker: str, key: str, order: HostOrder, keys: InputKeys) -> WrittenOrder | None:
+    """Write an order to the host that runs the job, unless it is the asker itself; None: there is no such job.
+
+    If its bytes cannot be sealed yet, it is not written.
+    """
     job_id, content = order.job_id, json.dumps(order.content)
-    values = (job_id, key, asker, job_id, order.kind, content, order.data or None, asker)
+    data = keys.seal(db, job_id, order.data) if job_id is not None and order.data else None
+    may_write = data is not None or not order.data
+    values = (job_id, key, asker, job_id, order.kind, content, data, asker, may_write)
     row = db.execute(_ADD, values).fetchone()
     return None if row is None else WrittenOrder(row[0], row[1], row[2], row[3], row[4] is not None)
 
@@ -103,10 +112,12 @@ def add_to_hosts(db: Db, asker: str, hosts: Mapping[str, str], order: HostOrder)
 def take(db: Db, host: str, incarnation: str) -> list[TakenOrder]:
     """Take the orders to this host, in their order."""
     rows = db.execute(_TAKE, (host, incarnation)).fetchall()
-    return [
-        TakenOrder(row, key, age, HostOrder(OrderKind(kind), content, bytes(data or b""), job_id, token))
-        for row, key, age, kind, content, data, job_id, token in rows
-    ]
+    taken = []
+    for row, key, age, kind, content, sealed, job_id, token, job_key in rows:
+        data = input_keys.unseal(job_id, sealed, job_key)
+        order = HostOrder(OrderKind(kind), content, data or b"", job_id, token)
+        taken.append(TakenOrder(row, key, age, order, is_readable=data is not None))
+    return taken
 
 
 def answer(db: Db, answers: Iterable[tuple[int, str, Answer]]) -> None:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _LOOK_INTERVAL: Final = 2.0  # seconds between looks without a note
 _RETRY_DELAY: Final = 0.5  # seconds, after a failure of the database
 IN_DOUBT: Final[Answer] = {"interrupted": True}  # an order that may have been carried out
+UNREADABLE: Final[Answer] = {"unreadable": True}  # an order that was not: the key of its bytes is another one
 
 
 class OrderService:
@@ -81,7 +82,7 @@ class OrderService:
         order = taken.order
         if asyncio.get_running_loop().time() >= expires:  # nobody waits for it any more
             return
-        answer = dict(await host.carry_out(order))
+        answer = dict(await host.carry_out(order) if taken.is_readable else UNREADABLE)
         if order.kind in STATE_CHANGES and order.job_id is not None:
             with suppress(StoreUnavailable):
                 await self._commands.write(order.job_id)
