@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from shellrunner.backup.creation import back_up
 from shellrunner.config import load
 from shellrunner.keeper.identity import ProcessIdentity
 from shellrunner.keeper.slot import SlotReader
@@ -140,6 +141,18 @@ class Service:
         """Open the history while no server runs."""
         async with open_store(self.state_dir, Retention()) as store:
             yield store
+
+    def job_keys(self) -> list[str]:
+        """Return the names of the keys that seal secrets of jobs."""
+        return [path.name for path in (self.state_dir / "keys").iterdir() if path.name != "idempotency"]
+
+    def stored_files(self) -> list[Path]:
+        """Return every file in which something of a job may be stored."""
+        return [path for each in self.directories for path in each.rglob("*") if path.is_file()]
+
+    def back_up(self, target: Path) -> None:
+        """Make a backup in a new directory, as the documentation has it."""
+        back_up(self.state_dir, target)
 
     def execute(self, statement: str, *values: object) -> list[Any]:
         """Execute one statement in the history, with `?` for each value; return its rows."""
