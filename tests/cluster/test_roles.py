@@ -157,6 +157,17 @@ def test_what_is_refused_is_possible_otherwise(database: Roles) -> None:
         assert db.execute(END).rowcount == 1
 
 
+UNUSED = {"node_roles", "pgqueuer_schedules", "pgqueuer_statistics"}  # by nodes
+
+
+@pytest.mark.parametrize("kind", roles.KINDS)
+def test_no_table_is_forgotten(database: Roles, kind: str) -> None:
+    """Each kind has a grant for each table that there is, also for one that was added later."""
+    with psycopg.connect(database.admin) as db:
+        tables = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert {name for (name,) in tables} - UNUSED == roles.KINDS[kind].keys()
+
+
 async def ask(node: Service, verb: str, path: str, *expected: int, **options: Any) -> Any:
     """Ask, and return the body; the status is one of those that are expected."""
     status, _, body = await node.ask(verb, path, **options)
@@ -180,8 +191,10 @@ async def test_a_walk_through_all_verbs(cluster: tuple[Service, Service]) -> Non
     await until(lambda: worker.keeper_of(first))
     await ask(api, "POST", f"/api/jobs/{first}/pause")
     await ask(api, "POST", f"/api/jobs/{first}/resume")
-    await ask(api, "POST", f"/api/jobs/{first}/stdin?end=true", data=b"line\n",
-              headers={"Content-Type": "application/octet-stream"})  # fmt: skip
+    async with api.session.get(f"{api.url}/api/statuses/{first}/events?writer=a") as events:
+        await events.content.readline()
+        await ask(api, "POST", f"/api/jobs/{first}/stdin?writer=a&end=true", data=b"line\n",
+                  headers={"Content-Type": "application/octet-stream"})  # fmt: skip
     assert (await api.result(after))["stdout"] == "after\n"
     signalled = await api.submit("sleep 1000")
     await until(lambda: worker.keeper_of(signalled))

@@ -28,7 +28,7 @@ _NODE: Final = dict.fromkeys(
     (
         "jobs", "outputs", "attempts", "labels", "dependencies", "paused", "keys", "callbacks", "sessions", "queues",
         "search", "job_keys", "counts", "sizes", "hosts", "chunks", "discarded_outputs", "discarded_files",
-        "unsettled", "orders", "commands",
+        "unsettled", "orders", "writers", "commands",
         "pgqueuer", "pgqueuer_log",
     ),
     _ALL,
