@@ -256,6 +256,19 @@ async def test_the_statements_of_a_claim_are_planned_once(cluster: Cluster, stor
     assert "Seq Scan on pgqueuer" not in plan
 
 
+async def test_a_statement_that_was_given_up_ends_at_the_server_too(cluster: Cluster) -> None:
+    """Else each attempt would leave one behind that takes a core."""
+    thread = connection_thread.PostgresThread(cluster.url, "test", timeout=0.3)
+    loops = "DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$"
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO $$ BEGIN LOOP%' AND state = 'active'"
+    try:
+        with pytest.raises(psycopg.Error):
+            await thread.run(lambda it: it.connection.execute(loops))
+        await until(lambda: cluster.execute(running) == [(0,)], what="the server has noticed")
+    finally:
+        thread.close()
+
+
 async def test_a_server_that_does_not_answer_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that waits for ever ends with its connection, and the node goes on."""
     monkeypatch.setattr(connection_thread.PostgresThread.__init__, "__defaults__", ("", 0.3))
