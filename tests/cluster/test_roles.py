@@ -14,6 +14,8 @@ from psycopg import sql
 
 from shellrunner.errors import ShellrunnerError
 from shellrunner.store.postgres import schema
+from shellrunner.store.postgres.engine.postgres_db import PostgresDb
+from shellrunner.store.postgres.hosts.reconciler import skip_ids
 from shellrunner.store.postgres.maintenance import roles
 from tests.support import postgres
 from tests.support.command_line import Typist
@@ -166,6 +168,24 @@ def test_no_table_is_forgotten(database: Roles, kind: str) -> None:
     with psycopg.connect(database.admin) as db:
         tables = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         assert {name for (name,) in tables} - UNUSED == roles.KINDS[kind].keys()
+
+
+@pytest.mark.parametrize("kind", roles.KINDS)
+def test_ids_can_be_skipped(database: Roles, kind: str) -> None:
+    """Each kind may have ids continue above those that a history has forgotten, and read the last one."""
+    with psycopg.connect(database.url(kind)) as db:
+        skip_ids(PostgresDb(db))
+        assert db.execute("SELECT last_value FROM jobs_id_seq").fetchone() == (1_000_001,)
+
+
+@pytest.mark.heavy
+async def test_a_killed_worker_starts_again(cluster: tuple[Service, Service]) -> None:
+    """Its role may read what has to be compared with the journal of what it has started."""
+    api, worker = cluster
+    await api.run("true")
+    await worker.kill()
+    await worker.launch()
+    assert (await api.run("echo again"))["stdout"] == "again\n"
 
 
 async def ask(node: Service, verb: str, path: str, *expected: int, **options: Any) -> Any:

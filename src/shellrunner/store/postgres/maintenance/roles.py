@@ -111,6 +111,8 @@ _GRANT: Final = (
     "GRANT USAGE ON SCHEMA public TO {role}",
     "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+    # A node that returns, or that follows a failover, has ids continue above those that were given (`reconciler`).
+    "GRANT SELECT, UPDATE ON SEQUENCE jobs_id_seq TO {role}",
 )
 
 
