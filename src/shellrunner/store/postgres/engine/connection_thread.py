@@ -39,6 +39,9 @@ _SETTINGS: Final = """SET default_transaction_isolation = 'read committed'; SET 
     SET idle_in_transaction_session_timeout = '30s'; SET lock_timeout = '10s'; SET jit = off; SET TimeZone = 'UTC';
     SET client_connection_check_interval = '2s'"""  # else what was given up goes on there, whatever that takes
 _SETTINGS_WITHOUT_SYNC: Final = _SETTINGS.replace("synchronous_commit = on", "synchronous_commit = off")
+# Planning pgqueuer's statements costs more than executing them. The one plan may be made while a table is empty yet,
+# so it must not be one that reads all of it.
+_PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 
 # Which server this is: another one, or one that went on from a copy, may have less than was confirmed here.
 _NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config('shellrunner.server',
@@ -51,12 +54,14 @@ def connect(
     node: str = "",
     *,
     syncs: bool = True,
+    plans_once: bool = False,
     on_open: Callable[[Connection], object] = lambda _: None,
     **options: Any,
 ) -> Connection:
     """Connect in autocommit mode, so that transactions are those that are written here; for this node.
 
-    `syncs`: as in `PostgresThread`. `on_open` is called before the first statement, which may get no answer.
+    `syncs`, `plans_once`: as in `PostgresThread`. `on_open` is called before the first statement, which may get no
+    answer.
 
     Raises:
         psycopg.Error: it could not be connected; what `failures.describe` says of it has no password.
@@ -66,6 +71,8 @@ def connect(
         on_open(connection)
         adapt(connection)
         connection.execute(_SETTINGS if syncs else _SETTINGS_WITHOUT_SYNC)
+        if plans_once:
+            connection.execute(_PLAN_ONCE)
         _refuse_replica(connection)
         connection.execute(_NAMES, [node])
     except BaseException:
@@ -89,10 +96,27 @@ class PostgresThread:
     """A thread that runs functions of one connection, one after the other; it connects again after a loss."""
 
     def __init__(
-        self, url: str, name: str, node: str = "", timeout: float = _ANSWER_TIMEOUT, *, syncs: bool = True
+        self,
+        url: str,
+        name: str,
+        node: str = "",
+        timeout: float = _ANSWER_TIMEOUT,
+        *,
+        syncs: bool = True,
+        plans_once: bool = False,
     ) -> None:
-        """`name`: of the thread. `syncs`: a commit waits for the disk; else a crash of PostgreSQL may lose it."""
-        self._url, self._node, self._timeout, self._syncs = url, node, timeout, syncs
+        """Start the thread, under this name.
+
+        Args:
+            url: of the database.
+            name: of the thread.
+            node: whose connection it is.
+            timeout: seconds for each call.
+            syncs: a commit waits for the disk; else a crash of PostgreSQL may lose it.
+            plans_once: one plan serves all values of a statement; each finds its rows by an index.
+        """
+        self._url, self._node, self._timeout = url, node, timeout
+        self._options = {"syncs": syncs, "plans_once": plans_once}
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
@@ -120,7 +144,7 @@ class PostgresThread:
             if self._failure is not None and time.monotonic() < self._retry_at:
                 raise self._failure
             try:
-                self._connection = connect(self._url, self._node, syncs=self._syncs, on_open=self._opened)
+                self._connection = connect(self._url, self._node, on_open=self._opened, **self._options)
             except psycopg.Error as error:
                 self._failure, self._retry_at = error, time.monotonic() + _RECONNECT_DELAY
                 raise

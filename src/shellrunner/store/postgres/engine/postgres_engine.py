@@ -25,7 +25,7 @@ class PostgresEngine:
 
     def __init__(self, url: str, node: str, hooks: CommitHooks) -> None:
         self._writer = GroupCommit(hooks)
-        self._writing = PostgresThread(url, "store-writer", node)
+        self._writing = PostgresThread(url, "store-writer", node, plans_once=True)
         self._reading = [PostgresThread(url, f"store-reader-{number}") for number in range(_READERS)]
         self.writes: BatchQueue[PostgresThread] = BatchQueue(self._writing, self._writer)
         self._readers = [GroupRead() for _ in self._reading]
