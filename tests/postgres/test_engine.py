@@ -233,27 +233,60 @@ def test_statements_that_were_not_reached_can_be_prepared_again(
     assert found == [(f"t{failures}",) for failures in range(5)]
 
 
+LATE_ERROR = "SELECT 1 / ?::bigint FROM pg_sleep(0.05)"  # all that follows it has been sent by then
+
+
+def test_a_statement_that_was_to_be_prepared_behind_an_error_is_prepared_later(cluster: Cluster) -> None:
+    """psycopg counts it as prepared, and the server has skipped it."""
+    insert = Unread("INSERT INTO meta (key, value) VALUES (?, 'x')")
+    with connection_thread.connect(cluster.url) as connection:
+        db = PostgresDb(connection)
+        for _ in range(2):  # after which psycopg does not look at what a ROLLBACK means for it
+            db.begin()
+            connection.execute("ROLLBACK")
+
+        def run(key: str, divisor: int) -> None:
+            db.begin()
+            db.execute(Unread(LATE_ERROR), (divisor,))
+            db.execute(insert, (key,))
+            db.commit(None, ("SELECT 1", ()))
+
+        run("one", 1)
+        run("two", 1)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            run("never", 0)
+        connection.execute("ROLLBACK")
+        run("three", 1)
+    found = cluster.execute("SELECT key FROM meta WHERE value = 'x' ORDER BY key")
+    assert found == [("one",), ("three",), ("two",)]
+
+
 async def test_the_statements_of_a_claim_are_planned_once(cluster: Cluster, store: PostgresStore) -> None:
-    """Planning pgqueuer's dequeue takes longer than executing it; no plan reads a whole table."""
+    """Planning pgqueuer's dequeue takes longer than executing it; no plan reads all rows, or all that is queued."""
 
-    values = {"text[]": "'{x}'", "uuid": f"'{uuid.UUID(int=0)}'", "interval": "'1 day'"}
+    values = {"text[]": "'{x}'", "bigint[]": "'{1}'", "uuid": f"'{uuid.UUID(int=0)}'", "interval": "'1 day'"}
 
-    def plans(db: Db) -> tuple[list[Any], str]:
+    def plans(db: Db) -> tuple[list[Any], list[str]]:
         found = db.execute(PREPARED).fetchall()
-        name, types = next((name, types) for name, sql, types, *_ in found if "next_queued" in sql)
-        explain = f"EXPLAIN EXECUTE {name} ({', '.join(values.get(each, '1') for each in types)})"
-        return found, "\n".join(line for (line,) in db.execute(explain).fetchall())
+        explained = []
+        for part in ("next_queued", "AS offer"):
+            name, types = next((name, types) for name, sql, types, *_ in found if part in sql)
+            explain = f"EXPLAIN EXECUTE {name} ({', '.join(values.get(each, '1') for each in types)})"
+            explained.append("\n".join(line for (line,) in db.execute(explain).fetchall()))
+        return found, explained
 
     for number in range(4):
         await store.add(SPEC)
-        claim = await store.claim(1, f"t{number}")
         await store.add(SPEC)
-        await store.finish(claim.job_id, claim.token, ended(), *NOTHING)
-    found, plan = await store._engine.write(plans)
+        for keeper in range(2):
+            claim = await store.claim(keeper, f"t{number}-{keeper}")
+            await store.finish(claim.job_id, claim.token, ended(), *NOTHING)
+    found, (dequeue, claim_plan) = await store._engine.write(plans)
     assert sum(generic for *_, generic, _ in found) > 10
     assert {custom for *_, custom in found} == {0}
-    assert "pgqueuer_ep_prio_id_idx" in plan
-    assert "Seq Scan on pgqueuer" not in plan
+    assert "Index Scan using pgqueuer_ep_prio_id_idx" in dequeue
+    assert "Seq Scan on pgqueuer" not in dequeue
+    assert "Index Scan using jobs_pkey on jobs" in claim_plan
 
 
 async def test_a_statement_that_was_given_up_ends_at_the_server_too(cluster: Cluster) -> None:

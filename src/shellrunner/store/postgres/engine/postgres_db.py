@@ -124,4 +124,13 @@ class PostgresDb:
         except psycopg.Error as error:
             first = first or error
         if first is not None:
+            self._forget_prepared()
             raise first
+
+    def _forget_prepared(self) -> None:
+        """Have all statements be prepared again, after an error in a pipeline.
+
+        The server skips what was sent behind the error. A statement that was to be prepared there counts as prepared
+        all the same (psycopg 3.3), so that it would fail for as long as the connection lasts.
+        """
+        self._connection._prepared.clear()  # noqa: SLF001
