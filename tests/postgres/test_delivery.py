@@ -74,20 +74,21 @@ ROWS_READ = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("line", [DEFAULT, CI], ids=["no submitter", "submitter"])
+@pytest.mark.parametrize("is_analyzed", [True, False])
 def test_a_long_queue_costs_no_more_rows_than_are_asked_for(
-    connections: Any, engine: DeliveryEngine, line: Line
+    cluster: Cluster, engine: DeliveryEngine, line: Line, is_analyzed: bool
 ) -> None:
-    """A delivery of 10 jobs of 5,000 reads only few more rows than these."""
-    one, _ = connections
-    one.execute(INSERT_MANY, [line.queue, line.submitter])
-    ids = [row[0] for row in one.execute("SELECT id FROM jobs ORDER BY id").fetchall()]
-    engine.enqueue(PostgresDb(one), [QueuedJob(job_id, line, 0) for job_id in ids])
-    one.execute("COMMIT")
-    one.execute("ANALYZE")
-    one.execute("BEGIN")
-    ((before,),) = one.execute(ROWS_READ).fetchall()
-    found = engine.dequeue(PostgresDb(one), [line, MAIL], 10)
-    ((after,),) = one.execute(ROWS_READ).fetchall()
+    """A delivery of 10 jobs of 5,000 reads only few more rows than these; as the writer of a node plans it."""
+    with connect(cluster.url, plans_once=True) as one:
+        one.execute(INSERT_MANY, [line.queue, line.submitter])
+        ids = [row[0] for row in one.execute("SELECT id FROM jobs ORDER BY id").fetchall()]
+        engine.enqueue(PostgresDb(one), [QueuedJob(job_id, line, 0) for job_id in ids])
+        if is_analyzed:
+            one.execute("ANALYZE")
+        one.execute("BEGIN")
+        ((before,),) = one.execute(ROWS_READ).fetchall()
+        found = engine.dequeue(PostgresDb(one), [line, MAIL], 10)
+        ((after,),) = one.execute(ROWS_READ).fetchall()
     assert [each.job_id for each in found] == ids[:10]
     assert after - before < 100
 
@@ -118,11 +119,34 @@ def test_a_lost_delivery_is_made_up_for(connections: Any) -> None:
     ids = queued(one, engine, [(DEFAULT, 0), (odd, 3)])
     one.execute("DELETE FROM pgqueuer")
     db = PostgresDb(one)
-    assert engine.redeliver_lost(db, 1) == 2
-    assert engine.redeliver_lost(db, 1) == 0
-    assert engine.redeliver_lost(db, 0) == 0
+    assert engine.find_lost(db, 0) == []
+    lost = engine.find_lost(db, 1)
+    assert lost == [QueuedJob(ids[0], DEFAULT, 0), QueuedJob(ids[1], odd, 3)]
+    engine.redeliver(db, lost)
+    assert engine.find_lost(db, 1) == []
     assert [each.job_id for each in engine.dequeue(db, [DEFAULT, odd], 9)] == [ids[1], ids[0]]
     assert entry_point(odd) != entry_point(Line("q", None))
+
+
+@pytest.mark.parametrize("plans_once", [False, True])
+def test_looking_for_lost_deliveries_reads_each_row_a_few_times(cluster: Cluster, plans_once: bool) -> None:
+    """Also by a plan that was made while no job was queued: else the look of a long queue takes for ever."""
+    engine = PgqueuerDelivery()
+    with connect(cluster.url, plans_once=plans_once) as connection:
+        db = PostgresDb(connection)
+        for _ in range(10):
+            assert engine.find_lost(db, 1) == []
+        connection.execute("BEGIN")
+        connection.execute(INSERT_MANY, [DEFAULT.queue, None])
+        ids = [row[0] for row in connection.execute("SELECT id FROM jobs ORDER BY id").fetchall()]
+        engine.enqueue(db, [QueuedJob(job_id, DEFAULT, 0) for job_id in ids[:-2]])
+        connection.execute("COMMIT")
+        connection.execute("BEGIN")
+        ((before,),) = connection.execute(ROWS_READ).fetchall()
+        found = engine.find_lost(db, 1)
+        ((after,),) = connection.execute(ROWS_READ).fetchall()
+    assert [each.job_id for each in found] == ids[-2:]
+    assert after - before < 10 * len(ids)
 
 
 def test_a_settled_job_is_forgotten(connections: Any) -> None:

@@ -45,9 +45,11 @@ from shellrunner.store.units import dependents, lifecycle
 _log = logging.getLogger(__name__)
 
 _RETRY_DELAY: Final = 0.5  # seconds, after a commit that failed
+# The state is a parameter, so that no plan reads all that is queued by an index of such jobs: it may be made while
+# there are none.
 _CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = offer.keeper, token = offer.token, claimed = ?,
     host = ? FROM unnest(?::bigint[], ?::bigint[], ?::text[], ?::bigint[]) AS offer (job, keeper, token, offered)
-    WHERE jobs.id = offer.job AND jobs.state = 'queued'
+    WHERE jobs.id = offer.job AND jobs.state = ?
     AND jobs.priority = coalesce(offer.offered, jobs.priority)
     AND (jobs.queue, coalesce(jobs.submitter, '')) IN (SELECT * FROM unnest(?::text[], ?::text[]))
     RETURNING {columns(ClaimRow, SecretsRow).replace(" keeper", " jobs.keeper").replace(" token", " jobs.token")}"""
@@ -240,6 +242,7 @@ class _Choice:
             [each.keeper for each in keepers],
             [each.token for each in keepers],
             [priority for _, priority in offered],
+            State.QUEUED,
             [line.queue for line in open_lines],
             [line.submitter or "" for line in open_lines],
         )

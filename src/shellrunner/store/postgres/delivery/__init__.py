@@ -43,8 +43,12 @@ class DeliveryEngine(Protocol):
     def settle(self, db: Db, delivered: Sequence[Delivered], /) -> None:
         """Forget these jobs: they were claimed, or are not queued any more."""
 
-    def redeliver_lost(self, db: Db, older_than: int, /) -> int:
-        """Offer jobs again that have been queued since before `older_than` and are not offered; return how many.
+    def find_lost(self, db: Db, /, older_than: int) -> Sequence[QueuedJob]:
+        """Return jobs that have been queued since before `older_than` and are not offered: some of them, if many.
 
-        The sweep. `older_than`: milliseconds since the epoch.
+        The sweep. It only reads, in a time that grows with all that is queued. `older_than`: milliseconds since the
+        epoch.
         """
+
+    def redeliver(self, db: Db, /, lost: Sequence[QueuedJob]) -> None:
+        """Offer again what was found, if anything: it may be claimed by now. Forget what the engine has logged."""

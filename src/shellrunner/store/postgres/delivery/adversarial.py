@@ -54,6 +54,10 @@ class AdversarialDelivery:
         self._claimed.extend(each.job_id for each in delivered)
         self._engine.settle(db, delivered)
 
-    def redeliver_lost(self, db: Db, older_than: int) -> int:
-        """Offer again what is missing; that alone it does as it should."""
-        return self._engine.redeliver_lost(db, older_than)
+    def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
+        """Return what is missing; that alone, and what follows from it, it does as it should."""
+        return self._engine.find_lost(db, older_than)
+
+    def redeliver(self, db: Db, lost: Sequence[QueuedJob]) -> None:
+        """Offer it again."""
+        self._engine.redeliver(db, lost)

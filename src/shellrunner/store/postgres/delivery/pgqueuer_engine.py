@@ -23,10 +23,14 @@ _NO_ONE: Final = UUID(int=0)  # the manager of a row that is deleted in the same
 # It picks what was due before the transaction began: also if the clock of the database is set back meanwhile.
 _AT_ONCE: Final = timedelta(days=-3650)
 _STALE: Final = timedelta(days=3650)  # no row is picked when its transaction has ended
-_LOST: Final = """SELECT id, queue, submitter, priority FROM jobs WHERE state = 'queued' AND
-    greatest(created, coalesce(due, 0)) < ? AND NOT EXISTS (SELECT 1 FROM pgqueuer WHERE entrypoint =
-    to_json(ARRAY[jobs.queue, coalesce(jobs.submitter, '')])::text AND payload = convert_to(jobs.id::text, 'UTF8'))
-    ORDER BY id LIMIT 500"""
+# All that is queued against all that is offered, which has no index by jobs. EXCEPT sorts or hashes both; a join may
+# be planned row by row, when one of the tables is empty yet.
+_LOST: Final = """SELECT jobs.id, queue, submitter, priority FROM jobs JOIN
+    (SELECT convert_from(payload, 'UTF8')::bigint AS id FROM
+        (SELECT to_json(ARRAY[queue, coalesce(submitter, '')])::text AS line, convert_to(id::text, 'UTF8') AS payload
+        FROM jobs WHERE state = 'queued' AND greatest(created, coalesce(due, 0)) < ?
+        EXCEPT SELECT entrypoint, payload FROM pgqueuer) AS missing
+    ORDER BY id LIMIT 500) AS lost ON lost.id = jobs.id WHERE state = 'queued' ORDER BY jobs.id"""
 _FORGET_LOG: Final = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 hour'"
 
 
@@ -85,12 +89,13 @@ class PgqueuerDelivery:
         handles = [each.handle for each in delivered]
         db.execute(_log_job(), (handles, ["successful"] * len(handles), [None] * len(handles)))
 
-    def redeliver_lost(self, db: Db, older_than: int) -> int:
-        """Add rows for jobs that have none, and forget the engine's log of the last hour."""
+    def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
+        """Return jobs that have no row."""
+        found = db.execute(_LOST, (older_than,)).fetchall()
+        return [QueuedJob(job_id, Line(queue, submitter), priority) for job_id, queue, submitter, priority in found]
+
+    def redeliver(self, db: Db, lost: Sequence[QueuedJob]) -> None:
+        """Add rows for these jobs, and forget the engine's log of what is older than an hour."""
         db.execute(_FORGET_LOG)
-        lost = [
-            QueuedJob(row[0], Line(row[1], row[2]), row[3]) for row in db.execute(_LOST, (older_than,)).fetchall()
-        ]
         if lost:
             self.enqueue(db, lost)
-        return len(lost)

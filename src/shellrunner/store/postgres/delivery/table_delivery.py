@@ -41,6 +41,9 @@ class TableDelivery:
     def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
         """Do nothing: the claim has changed the row."""
 
-    def redeliver_lost(self, db: Db, older_than: int) -> int:
-        """Return 0: see the class."""
-        return 0
+    def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
+        """Return none: see the class."""
+        return ()
+
+    def redeliver(self, db: Db, lost: Sequence[QueuedJob]) -> None:
+        """Do nothing."""

@@ -9,6 +9,7 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import uniform
 from typing import Final
 
@@ -56,12 +57,11 @@ class Sweep:
             return
         if time.monotonic() >= self._not_before:
             begun = time.monotonic()
-            await self.engine.write(self._redeliver)
+            # Read apart: with many queued jobs that takes a second, for which no write should have to wait.
+            lost = await self.engine.read(partial(self.delivery.find_lost, older_than=self.clock.now() - _MIN_AGE))
+            await self.engine.write(partial(self.delivery.redeliver, lost=lost))
             self._not_before = time.monotonic() + (time.monotonic() - begun) / _MAX_LOAD
         self.waiting.look()
-
-    def _redeliver(self, db: Db) -> int:
-        return self.delivery.redeliver_lost(db, self.clock.now() - _MIN_AGE)
 
 
 def _has_queued(db: Db) -> bool:

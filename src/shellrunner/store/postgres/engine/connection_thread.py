@@ -40,8 +40,9 @@ _SETTINGS: Final = """SET default_transaction_isolation = 'read committed'; SET 
     SET client_connection_check_interval = '2s'"""  # else what was given up goes on there, whatever that takes
 _SETTINGS_WITHOUT_SYNC: Final = _SETTINGS.replace("synchronous_commit = on", "synchronous_commit = off")
 # Planning pgqueuer's statements costs more than executing them. The one plan may be made while a table is empty yet,
-# so it must not be one that reads all of it.
-_PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+# so it must not be one that reads all of it; nor all of a line, to sort it, where an index has the order.
+_PLAN_ONCE: Final = """SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
+    SET enable_bitmapscan = off"""
 
 # Which server this is: another one, or one that went on from a copy, may have less than was confirmed here.
 _NAMES: Final = """SELECT set_config('shellrunner.node', %s, false), set_config('shellrunner.server',
