@@ -32,6 +32,7 @@ def comparable(text: str, home: Path) -> str:
 
 
 @pytest.mark.heavy
+@pytest.mark.sqlite(reason="a cluster's backup is a dump, which another guide has")
 async def test_the_guide_is_true(down: Service, tmp_path: Path) -> None:
     """Every command that the guide shows prints what it shows."""
     await down.start()

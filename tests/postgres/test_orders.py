@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning
+from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning, StoreUnavailable
 from shellrunner.model import CommandState, JobSpec, Retries, TerminalSize
 from shellrunner.store import Store
 from shellrunner.store.hosts import Answer, HostOrder, OrderKind
 from shellrunner.store.postgres.orders import order_rows
+from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.tasks import background_task
@@ -282,6 +283,52 @@ async def test_one_client_types_into_a_job_whatever_node_it_is_at(nodes: Nodes, 
     await until(is_accepted, what="there is no writer")
     cluster.expire("one")
     assert await two.acquire(1, "b", take=False, keep=True)
+
+
+async def test_who_is_refused_changes_nothing_for_the_writer(nodes: Nodes, cluster: Cluster) -> None:
+    """At its own node, too: the writer goes on, and leaves the job without one when it leaves."""
+    writers = orders_of(nodes.two).writers
+    assert await writers.acquire(1, "a", take=False, keep=True)
+    for keep in (True, False):
+        assert not await writers.acquire(1, "b", take=False, keep=keep)
+    assert await writers.acquire(1, "b", take=True, keep=True)
+    assert not await writers.acquire(1, "a", take=False, keep=True)
+    writers.release(1, "a")
+    writers.release(1, "b")
+    await until(lambda: not cluster.execute("SELECT 1 FROM writers"), what="there is no writer")
+    assert await writers.acquire(1, "a", take=False, keep=True)
+    assert writers._held.keys() == {1}
+
+
+async def test_a_writer_that_got_no_answer_leaves_no_lease(
+    nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database may have given it the lease before the connection was lost."""
+    writers, run = orders_of(nodes.two).writers, OrderConnection.run
+
+    async def interrupted(connection: OrderConnection, unit: Any) -> Any:
+        await run(connection, unit)
+        raise StoreUnavailable("the connection was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OrderConnection, "run", interrupted)
+        with pytest.raises(StoreUnavailable):
+            await writers.acquire(1, "a", take=False, keep=True)
+    assert cluster.execute("SELECT name FROM writers") == [("a",)]
+    writers.release(1, "a")
+    await until(lambda: not cluster.execute("SELECT 1 FROM writers"), what="there is no writer")
+    assert not writers._held
+
+
+async def test_a_writer_that_comes_back_at_once_stays_it(nodes: Nodes, cluster: Cluster) -> None:
+    """Its release, which has not begun yet, does not undo that."""
+    writers = orders_of(nodes.two).writers
+    assert await writers.acquire(1, "a", take=False, keep=True)
+    for _ in range(20):
+        writers.release(1, "a")
+        assert await writers.acquire(1, "a", take=False, keep=True)
+    await until(lambda: not writers._releasing, what="no release is under way")
+    assert cluster.execute("SELECT name FROM writers") == [("a",)]
 
 
 async def test_all_hosts_that_answer_are_asked_at_once(nodes: Nodes) -> None:

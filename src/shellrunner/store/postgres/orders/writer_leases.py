@@ -6,6 +6,7 @@ not know what is typed.
 """
 
 import asyncio
+import math
 import time
 from contextlib import suppress
 from typing import Final
@@ -19,6 +20,7 @@ from shellrunner.store.postgres.orders.order_connection import OrderConnection
 # ruff: noqa: S608  every statement here is put together from constants of this program
 
 _KNOWN_FOR: Final = 2.0  # seconds
+_NOT_KNOWN: Final = -math.inf
 _RETRY_DELAY: Final = 1.0  # seconds
 _IS_REACHABLE: Final = f"hosts.seen > clock_timestamp() - interval '{LEASE:g} s'"
 _HOLDS: Final = f"EXISTS (SELECT 1 FROM hosts WHERE incarnation = writers.incarnation AND {_IS_REACHABLE})"
@@ -41,33 +43,36 @@ class PostgresWriterLeases:
 
     def __init__(self, connection: OrderConnection, incarnation: str) -> None:
         self._connection, self._incarnation = connection, incarnation
-        self._held: dict[int, tuple[str, float]] = {}  # the holder, and when that was looked up
+        # By job, the clients of this process that may hold its lease, and when that was looked up. There is more than
+        # one only while it is not known whether another one has got it.
+        self._held: dict[int, dict[str, float]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, job_id: int, name: str, *, take: bool, keep: bool) -> bool:
         """Make a client the writer of a job, if it is to `keep` that; return False if another one is."""
-        holder, known_at = self._held.get(job_id, (None, 0.0))
-        if not take and holder == name and time.monotonic() - known_at < _KNOWN_FOR:
+        known_at = self._held.get(job_id, {}).get(name, _NOT_KNOWN)
+        if not take and time.monotonic() - known_at < _KNOWN_FOR:
             return True
         if not keep:
             return take or not await self._connection.run(lambda db: _is_held(db, job_id, name))
+        # From now on, whether there will be an answer or not; and a release that has not begun yet is none any more.
+        self._held.setdefault(job_id, {}).setdefault(name, _NOT_KNOWN)
         values = (job_id, self._incarnation, job_id, name, self._incarnation, take)
         if not await self._connection.run(lambda db: db.execute(_ACQUIRE, values).fetchall()):
-            self._held.pop(job_id, None)
+            self._forget(job_id, name)
             return False
-        self._held[job_id] = name, time.monotonic()
+        self._held[job_id] = {name: time.monotonic()}
         return True
 
     def release(self, job_id: int, name: str) -> None:
         """Let the job have no writer, if this client is it."""
-        if self._held.get(job_id, (None,))[0] == name:
-            del self._held[job_id]
+        if self._forget(job_id, name):
             task = asyncio.create_task(self._release(job_id, name), name=f"writer of job {job_id}")
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
     async def _release(self, job_id: int, name: str) -> None:
-        while (holder := self._held.get(job_id)) is None or holder[0] != name:  # it has come back meanwhile
+        while name not in self._held.get(job_id, {}):  # else it has come back meanwhile
             with suppress(StoreUnavailable):
                 await self._connection.run(lambda db: db.execute(_RELEASE, (job_id, name, self._incarnation)))
                 return
@@ -76,7 +81,15 @@ class PostgresWriterLeases:
     def lost(self, job_id: int) -> None:
         """Look up the holder again: another node has taken the lease."""
         if job_id in self._held:
-            self._held[job_id] = self._held[job_id][0], 0.0
+            self._held[job_id] = dict.fromkeys(self._held[job_id], _NOT_KNOWN)
+
+    def _forget(self, job_id: int, name: str) -> bool:
+        """Remove a client from those that may hold the lease; return whether it was one."""
+        names = self._held.get(job_id, {})
+        known_at = names.pop(name, None)
+        if not names:
+            self._held.pop(job_id, None)
+        return known_at is not None
 
     async def remove_stale(self) -> None:
         """Remove the leases of processes that are gone."""
