@@ -141,9 +141,10 @@ def _spread_cell(values: Spread | None, measure: Measure) -> str:
 
 
 def markdown(table: Sequence[Line], names: Sequence[str]) -> str:
-    """Return what has a goal as a table for the documentation, and below it the peers, if there are any."""
-    parts = [_markdown_table(rows) for rows in (_rows_of_goals(table, names), _rows_of_peers(table, names))]
-    return "\n\n".join(filter(None, parts))
+    """Return what has a goal as a table for the documentation, and below it one for each figure that has peers."""
+    compared = dict.fromkeys(line.figure for line in table if line.contender not in names)
+    tables = [_rows_of_goals(table, names), *(_rows_of_contenders(table, figure, names) for figure in compared)]
+    return "\n\n".join(filter(None, map(_markdown_table, tables)))
 
 
 def _rows_of_goals(table: Sequence[Line], names: Sequence[str]) -> list[Sequence[str]]:
@@ -158,12 +159,11 @@ def _rows_of_goals(table: Sequence[Line], names: Sequence[str]) -> list[Sequence
     return rows
 
 
-def _rows_of_peers(table: Sequence[Line], names: Sequence[str]) -> list[Sequence[str]]:
-    """Return a row for each contender of the figures that have peers, with all of its measures."""
-    figures = {line.figure for line in table if line.contender not in names}
-    compared = [line for line in table if line.figure in figures]
+def _rows_of_contenders(table: Sequence[Line], figure: str, names: Sequence[str]) -> list[Sequence[str]]:
+    """Return a row for each contender of a figure that has peers, with all of its measures."""
+    compared = [line for line in table if line.figure == figure]
     measures = list(dict.fromkeys(line.measure for line in compared if line.contender not in names))
-    rows: list[Sequence[str]] = [("", *(f"{measure.label}, {measure.unit}" for measure in measures))]
+    rows: list[Sequence[str]] = [(figure, *(f"{measure.label}, {measure.unit}" for measure in measures))]
     for contender in dict.fromkeys(line.contender for line in compared):
         own = {line.measure: line for line in compared if line.contender == contender}
         cells = {measure: line.note or _spread_cell(line.value, measure) for measure, line in own.items()}

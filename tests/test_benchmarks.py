@@ -243,3 +243,12 @@ def test_the_table_compares_with_the_limit_the_earlier_version_and_the_goals() -
         "| the probe: wait |  | 2.00 × (2,000, limit 1,000 ms) | 1.8 × | 1.3 × | no |",
     ]
     assert peers.splitlines()[-1] == "| peer | not installed |"
+
+
+def test_each_figure_with_peers_has_a_table_of_its_own() -> None:
+    """Two figures have measures of the same name."""
+    found = list(table.lines(outcome_of(CONTENDERS, 2, []), ["shellrunner", "before"]))
+    others = [line._replace(figure="another") for line in found]
+    _, *tables = table.markdown([*found, *others], ["shellrunner", "before"]).split("\n\n")
+    assert [each.split("|")[1].strip() for each in tables] == ["the probe", "another"]
+    assert tables[0].splitlines()[1:] == tables[1].splitlines()[1:]
