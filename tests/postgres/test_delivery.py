@@ -2,19 +2,21 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shellrunner.model import Done, JobSpec, State, Submitter
-from shellrunner.store import Filters
+from shellrunner.store import Filters, QueueLimit, QueueLimits
+from shellrunner.store.db import Db
 from shellrunner.store.postgres.delivery import Delivered, DeliveryEngine, QueuedJob
 from shellrunner.store.postgres.delivery.adversarial import AdversarialDelivery
 from shellrunner.store.postgres.delivery.pgqueuer_engine import PgqueuerDelivery, entry_point
 from shellrunner.store.postgres.delivery.table_delivery import TableDelivery
 from shellrunner.store.postgres.effects import sweep
+from shellrunner.store.postgres.effects.outbox import Outbox
 from shellrunner.store.postgres.engine.connection_thread import connect
 from shellrunner.store.postgres.engine.postgres_db import Connection, PostgresDb
 from shellrunner.store.queues import Line
@@ -157,6 +159,69 @@ def test_a_settled_job_is_forgotten(connections: Any) -> None:
     db = PostgresDb(one)
     engine.settle(db, [*engine.dequeue(db, [DEFAULT], 2), Delivered(1, 10**9)])
     assert one.execute("SELECT count(*) FROM pgqueuer").fetchone() == (1,)
+
+
+def test_offers_that_cannot_be_claimed_are_forgotten(connections: Any) -> None:
+    """Those of jobs that were cancelled, deleted, moved or given another priority; not those of another line."""
+    one, _ = connections
+    engine = PgqueuerDelivery()
+    cancelled, deleted, moved, edited, kept, other = queued(one, engine, [(CI, 0)] * 5 + [(DEFAULT, 0)])
+    one.execute("UPDATE jobs SET state = 'done' WHERE id = ANY(%s)", [[cancelled, other]])
+    one.execute("DELETE FROM jobs WHERE id = %s", [deleted])
+    one.execute("UPDATE jobs SET queue = 'elsewhere' WHERE id = %s", [moved])
+    one.execute("UPDATE jobs SET priority = 1 WHERE id = %s", [edited])
+    engine.forget_unclaimable(PostgresDb(one), [CI])
+    left = one.execute("SELECT convert_from(payload, 'UTF8')::bigint FROM pgqueuer ORDER BY id").fetchall()
+    assert left == [(kept,), (other,)]
+
+
+class CountedDelivery(PgqueuerDelivery):
+    """Counts the looks for jobs; something may happen before the next one."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.before_look: Callable[[], object] | None = None
+
+    def dequeue(self, db: Db, lines: Sequence[Line], limit: int) -> Sequence[Delivered]:
+        """See the engine."""
+        self.looks += 1
+        if self.before_look is not None:
+            self.before_look()
+            self.before_look = None
+        return super().dequeue(db, lines, limit)
+
+
+async def test_many_cancelled_jobs_hold_up_nothing(tmp_path: Path) -> None:
+    """The one keeper that waits gets the job behind them after some looks, not one for each of them."""
+    delivery = CountedDelivery()
+    with several_nodes.cluster(tmp_path, delivery=delivery) as cluster:
+        async with cluster.node("one") as store:
+            await store.add_many([SPEC] * 300)
+            assert await store.cancel_jobs(Filters()) == 300
+            job = await store.add(SPEC)
+            assert (await asyncio.wait_for(store.claim(1, "t"), 30)).job_id == job.id
+            assert delivery.looks < 30
+            assert cluster.execute("SELECT count(*) FROM pgqueuer") == [(0,)]
+
+
+async def test_a_job_is_found_behind_one_that_was_queued_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node adds a job that comes first, after it was counted how many are queued: both start at once."""
+    monkeypatch.setattr(sweep, "_INTERVAL", 600)
+    monkeypatch.setattr(Outbox, "waking", lambda *_: None)
+    delivery = CountedDelivery()
+    limited = QueueLimits(queues={"default": QueueLimit(max_running=5)})
+    loop = asyncio.get_running_loop()
+    with several_nodes.cluster(tmp_path, delivery=delivery) as cluster:
+        async with cluster.node("one", queues=limited) as one, cluster.node("two", queues=limited) as two:
+            await one.add(SPEC)
+            first = JobSpec(command="true", priority=5)
+            delivery.before_look = lambda: asyncio.run_coroutine_threadsafe(two.add(first), loop).result(20)
+            claims = [asyncio.ensure_future(one.claim(number, f"t{number}")) for number in range(3)]
+            await until(lambda: sum(each.done() for each in claims) == 2, 20, what="both jobs are claimed")
+            (waiting,) = [each for each in claims if not each.done()]
+            waiting.cancel()
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ from shellrunner.store.units import dependents, lifecycle
 _log = logging.getLogger(__name__)
 
 _RETRY_DELAY: Final = 0.5  # seconds, after a commit that failed
+_MAX_REFUSED: Final = 10  # offers that the claim refuses, before the engine looks for more of them
 # The state is a parameter, so that no plan reads all that is queued by an index of such jobs: it may be made while
 # there are none.
 _CLAIM: Final = f"""UPDATE jobs SET state = 'running', keeper = offer.keeper, token = offer.token, claimed = ?,
@@ -191,7 +192,7 @@ class _Choice:
             lines = self._lines(situation)
         capacity = situation.counts.capacity()
         queued = sum(situation.counts.queued(line) for line in lines)
-        found = self._serve(lines, capacity, queued, at_once=not limited)
+        found = self._serve(lines, capacity, at_once=not limited) if queued else 0
         return (self._claims, found < queued or not self._state.free), self._transitions
 
     def _lines(self, situation: Situation) -> list[Line]:
@@ -212,19 +213,26 @@ class _Choice:
         )
         return self._state.read_again(self._db)
 
-    def _serve(self, lines: list[Line], capacity: Capacity, queued: int, *, at_once: bool) -> int:
-        """Claim jobs until all keepers have one, or so many, or none is offered; return how many were found."""
-        found = 0
-        while self._state.free and found < queued:
+    def _serve(self, lines: list[Line], capacity: Capacity, *, at_once: bool) -> int:
+        """Claim jobs until all keepers have one, or no more are offered; return how many were found.
+
+        How many are queued says nothing about that: one that was queued since may have been claimed in place of them.
+        """
+        found = refused = 0
+        while self._state.free:
             open_lines = [line for line in lines if capacity.allows(line)]
             wanted = len(self._state.free) if at_once else 1
             offers = self._state.delivery.dequeue(self._db, open_lines, wanted) if open_lines else ()
-            if not offers:
-                break
-            claimed = self._claim(offers, open_lines)
+            claimed = self._claim(offers, open_lines) if offers else []
             found += len(claimed)
             for line in claimed:
                 capacity.take(line)
+            if len(offers) < wanted:
+                break
+            refused += len(offers) - len(claimed)
+            if refused >= _MAX_REFUSED:  # one by one, thousands that were cancelled would take minutes
+                self._state.delivery.forget_unclaimable(self._db, open_lines)
+                refused = 0
         return found
 
     def _claim(self, offers: Sequence[Delivered], open_lines: Sequence[Line]) -> list[Line]:

@@ -43,6 +43,9 @@ class DeliveryEngine(Protocol):
     def settle(self, db: Db, delivered: Sequence[Delivered], /) -> None:
         """Forget these jobs: they were claimed, or are not queued any more."""
 
+    def forget_unclaimable(self, db: Db, lines: Sequence[Line], /) -> None:
+        """Forget offers of jobs of these lines that were cancelled, edited or deleted: of the next thousands."""
+
     def find_lost(self, db: Db, /, older_than: int) -> Sequence[QueuedJob]:
         """Return jobs that have been queued since before `older_than` and are not offered: some of them, if many.
 

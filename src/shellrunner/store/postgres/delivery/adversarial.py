@@ -54,8 +54,12 @@ class AdversarialDelivery:
         self._claimed.extend(each.job_id for each in delivered)
         self._engine.settle(db, delivered)
 
+    def forget_unclaimable(self, db: Db, lines: Sequence[Line]) -> None:
+        """Forget them, as it should."""
+        self._engine.forget_unclaimable(db, lines)
+
     def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
-        """Return what is missing; that alone, and what follows from it, it does as it should."""
+        """Return what is missing, as it should."""
         return self._engine.find_lost(db, older_than)
 
     def redeliver(self, db: Db, lost: Sequence[QueuedJob]) -> None:

@@ -31,6 +31,15 @@ _LOST: Final = """SELECT jobs.id, queue, submitter, priority FROM jobs JOIN
         FROM jobs WHERE state = 'queued' AND greatest(created, coalesce(due, 0)) < ?
         EXCEPT SELECT entrypoint, payload FROM pgqueuer) AS missing
     ORDER BY id LIMIT 500) AS lost ON lost.id = jobs.id WHERE state = 'queued' ORDER BY jobs.id"""
+# Only what nobody else has locked, so that nodes do not wait for each other. Each job is found by its id: as written,
+# the state serves no index of queued jobs.
+_FORGET_UNCLAIMABLE: Final = """DELETE FROM pgqueuer WHERE id IN (SELECT id FROM pgqueuer WHERE id = ANY(ARRAY(
+    SELECT offer.id FROM unnest(?::text[]) AS line CROSS JOIN LATERAL (
+        SELECT id, priority, payload FROM pgqueuer WHERE entrypoint = line AND status = 'queued'
+        ORDER BY priority DESC, id LIMIT 5000) AS offer
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = convert_from(offer.payload, 'UTF8')::bigint
+        AND state || '' = 'queued' AND priority = offer.priority
+        AND to_json(ARRAY[queue, coalesce(submitter, '')])::text = line))) FOR UPDATE SKIP LOCKED)"""
 _FORGET_LOG: Final = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 hour'"
 
 
@@ -88,6 +97,10 @@ class PgqueuerDelivery:
         """Delete their rows."""
         handles = [each.handle for each in delivered]
         db.execute(_log_job(), (handles, ["successful"] * len(handles), [None] * len(handles)))
+
+    def forget_unclaimable(self, db: Db, lines: Sequence[Line]) -> None:
+        """Delete their rows."""
+        db.execute(_FORGET_UNCLAIMABLE, ([entry_point(line) for line in lines],))
 
     def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
         """Return jobs that have no row."""

@@ -41,6 +41,9 @@ class TableDelivery:
     def settle(self, db: Db, delivered: Sequence[Delivered]) -> None:
         """Do nothing: the claim has changed the row."""
 
+    def forget_unclaimable(self, db: Db, lines: Sequence[Line]) -> None:
+        """Do nothing: such a job is not offered."""
+
     def find_lost(self, db: Db, older_than: int) -> Sequence[QueuedJob]:
         """Return none: see the class."""
         return ()
