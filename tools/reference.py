@@ -540,7 +540,7 @@ PENDING: Final = {
     PendingReason.QUEUE_LIMIT: "as many jobs of its queue run as may (`max_running` of the queue)",
     PendingReason.TOKEN_LIMIT: "as many jobs of its token run as may (`max_running` of the token)",
     PendingReason.STORAGE: "nothing can be started, because the history cannot be written or the disk is full",
-    PendingReason.PLACES: "as many jobs run as may (`supervisor.max_running`), or it starts in a moment",
+    PendingReason.PLACES: "as many jobs run as may (`supervisor.max_running`), no host takes it, or it starts soon",
 }
 
 STATE_DIAGRAM: Final = """```text

@@ -370,6 +370,16 @@ class KeeperSilent(ShellrunnerError):
         super().__init__(f"the keeper of job {job_id} does not respond: the request may still take effect")
 
 
+class HostSilent(KeeperSilent):
+    """The job's host is not reachable; the request has had no effect."""
+
+    def __init__(self, job_id: int, host: str) -> None:
+        ShellrunnerError.__init__(
+            self,
+            f"job {job_id} runs on host {host}, which is not reachable: nothing was sent to it; try again later",
+        )
+
+
 class StoreUnavailable(ShellrunnerError):
     """The history cannot be read or written, as on a full or failing disk; nothing was started or changed."""
 

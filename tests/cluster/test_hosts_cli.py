@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import TOKEN, TwoNodes
 from tests.support.command_line import Typist
 from tests.support.tokens import secret_of
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 
 
 @pytest.fixture
@@ -34,8 +34,10 @@ async def test_hosts_are_listed_and_drained(typist: Typist) -> None:
     assert [each["draining"] for each in document["workers"]] == [False, True]
     names = (await typist.run("hosts", "-o", "template={host}")).out
     assert names == b"a\nb\n"
-    assert (await typist.run("undrain", "b")).err == "host b starts jobs again\n"
-    assert (await typist.run("drain", "c")).err == "there is no host 'c': see `shellrunner hosts`\n"
+    unknown = "there is no host 'c': see `shellrunner hosts`\n"
+    undrained = await typist.run("undrain", "c", "b")
+    assert (undrained.code, undrained.err) == (1, unknown + "host b starts jobs again\n")
+    assert (await typist.run("drain", "c")).err == unknown
 
 
 @pytest.mark.heavy
@@ -62,13 +64,35 @@ async def test_what_runs_on_an_unreachable_host_says_so(nodes: TwoNodes, typist:
     shown = (await typist.run("show", number)).out.decode()
     assert re.search(r"^state +unreachable$", shown, re.MULTILINE)
     assert re.search(r"^host +b, not reachable since ", shown, re.MULTILINE)
+    signalled = await typist.run("signal", "HUP", number)
+    silent = f"job {number} runs on host b, which is not reachable: nothing was sent to it; try again later\n"
+    assert (signalled.code, signalled.err) == (1, silent)
     refused = await typist.run("hosts", "rm", "b")
     assert (refused.code, refused.err) == (
         1,
         "cannot ask for confirmation without a terminal: use --yes to declare 1 running job lost\n",
     )
-    async with typist.begin("wait", number) as waiting:
+    async with typist.begin("wait", number) as waiting, typist.begin("drain", "--wait", "b") as draining:
+        lines = [await within(draining.stderr.readline(), what="drain reports") for _ in range(2)]
+        assert lines[1].startswith(b"host b is not reachable: waiting until it returns or its jobs are lost")
         removed = await typist.run("hosts", "rm", "-y", "b")
         assert removed.err == "host b was removed; 1 job lost\n"
         assert await waiting.wait() != 0
+        await draining.wait()
     assert re.search(r"^state +lost$", (await typist.run("show", number)).out.decode(), re.MULTILINE)
+
+
+@pytest.mark.heavy
+async def test_a_job_that_no_host_takes_says_so(nodes: TwoNodes, typist: Typist) -> None:
+    """Not that a keeper is missing: an operator would look in the wrong place."""
+    await typist.run("drain", "a", "b")
+    number = (await typist.run("submit", "true")).out.decode().strip()
+    reason = "no host runs jobs of queue default now: each is drained, unreachable or not for this queue"
+    await until(lambda: nodes.a.get(f"/api/statuses/{number}"))
+
+    async def says_so() -> bool:
+        return reason in (await typist.run("ps")).out.decode()
+
+    await until(says_so)
+    await typist.run("undrain", "a")
+    assert (await typist.run("wait", number)).code == 0

@@ -4,6 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -186,6 +187,40 @@ async def test_a_killed_worker_starts_again(cluster: tuple[Service, Service]) ->
     await worker.kill()
     await worker.launch()
     assert (await api.run("echo again"))["stdout"] == "again\n"
+
+
+@pytest.mark.heavy
+async def test_a_role_without_privileges_is_named(tmp_path: Path) -> None:
+    """A node does not wait for them, and says what gives them to its role."""
+    database = Roles()
+    try:
+        name = database.names["worker"]
+        refused = await Typist(tmp_path, SHELLRUNNER_STORE__URL=database.url("worker")).run("worker")
+        assert refused.code == 1
+        assert f"the role '{name}' has no privileges on the tables: run `shellrunner migrate --role" in refused.err
+    finally:
+        database.drop()
+
+
+@pytest.mark.heavy
+async def test_only_the_owner_imports(tmp_path: Path, database: Roles) -> None:
+    """A node's role is refused, and the message says whose URL is needed."""
+    async with running(Service(tmp_path / "host")) as host:
+        await host.run("true")
+        await host.stop()
+        typist = Typist(tmp_path, SHELLRUNNER_STORE__URL=database.url("node"))
+        refused = await typist.run("import", host.state_dir)
+    assert refused.code == 1
+    assert "use the URL of the role that owns the tables, as for `shellrunner migrate`" in refused.err
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[Service]:
+    """Yield a service that was started; clear it away."""
+    try:
+        yield await service.start()
+    finally:
+        await service.clear_away()
 
 
 async def ask(node: Service, verb: str, path: str, *expected: int, **options: Any) -> Any:

@@ -210,7 +210,7 @@ async def test_running_jobs_are_refused_or_lost_with_their_output(
     await host.kill()
     refused = await typed(host.state_dir)
     assert refused.code == 1
-    assert f"2 jobs run by this history ({large}, {short}): start its server again" in refused.err
+    assert f"by this history, 2 jobs still run ({large}, {short}): start its server again" in refused.err
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
 

@@ -145,6 +145,20 @@ async def for_each_job(
     return codes
 
 
+async def for_each_host(hosts: Sequence[str], act: Callable[[str], Awaitable[str]], console: Console) -> int:
+    """Run `act` for each host and report its message; an unknown host is reported and stops no other."""
+    code = 0
+    for host in hosts:
+        try:
+            console.report(await act(host))
+        except ClientError as error:
+            if error.kind != "no-such-host":
+                raise
+            console.report(_describe_no_host(error), required=True)
+            code = exit_codes.FAILED
+    return code
+
+
 def run_for_each_job(
     server: str | None, jobs: JobSelection, act: Callable[[Client, int], Awaitable[str]], *, quiet: bool
 ) -> NoReturn:
@@ -225,7 +239,7 @@ def _explain(error: ClientError, config: ServerConfig) -> str:
     if error.kind == "no-such-queue":
         return error.detail.replace("GET /api/queues", "`shellrunner queues`")
     if error.kind == "no-such-host":
-        return error.detail.replace("GET /api/workers", "`shellrunner hosts`")
+        return _describe_no_host(error)
     hint = _hint(error.kind, config)
     return f"{error.detail}{hint}"
 
@@ -241,6 +255,10 @@ def _describe_parameter(name: str, detail: str) -> str:
 
         detail = f"unknown filter: expected one of {', '.join(info.parameter for info in FILTERS.values())}"
     return f"--filter {name}: {detail.removeprefix(f'{name} ')}"
+
+
+def _describe_no_host(error: ClientError) -> str:
+    return error.detail.replace("GET /api/workers", "`shellrunner hosts`")
 
 
 def _describe_token_needed(config: ServerConfig) -> str:

@@ -416,7 +416,14 @@ def check(connection: Connection) -> None:
     Raises:
         StoreUnavailable: they are not; the message says what to do.
     """
-    version = examine(connection)
+    try:
+        version = examine(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        role = connection.info.user
+        raise StoreUnavailable(
+            f"the role {role!r} has no privileges on the tables: run `shellrunner migrate --role KIND={role}` with "
+            "the URL of their owner, where KIND is api, worker or node"
+        ) from None
     if version < len(MIGRATIONS):
         what = "has no tables yet" if version == 0 else f"has schema {version}, not {len(MIGRATIONS)}"
         raise StoreUnavailable(f"the database {what}: run `shellrunner migrate`")

@@ -30,6 +30,7 @@ from shellrunner.model import (
     Job,
     JobSpec,
     Pending,
+    PendingReason,
     Queued,
     Session,
     State,
@@ -187,7 +188,11 @@ class PostgresStore:
         self._effects.committed(item.transitions)
 
     def why_queued(self, queued: Queued) -> Pending:
-        return self._parts.settings.counts.why_queued(queued, self._engine.refusal())
+        found = self._parts.settings.counts.why_queued(queued, self._engine.refusal())
+        if found.reason is PendingReason.PLACES and not self._parts.membership.is_served(queued.queue):
+            why = "each is drained, unreachable or not for this queue"
+            return Pending(PendingReason.PLACES, f"no host runs jobs of queue {queued.queue} now: {why}")
+        return found
 
     async def edit_job(self, edit: JobEdit) -> Job:
         job: Job = await self._engine.writes.submit(

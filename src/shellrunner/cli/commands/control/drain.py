@@ -30,19 +30,28 @@ def drain(hosts: Sequence[str], waits: bool, quiet: bool, server: str | None) ->
 
 
 async def _drain(hosts: Sequence[str], console: Console, client: Client, *, waits: bool) -> int:
-    for host in hosts:
-        drained = await client.drain_worker(host)
-        console.report(f"host {host} is drained; {count_of(drained['running'], 'job')} running")
+    drained = []
+
+    async def drain_one(host: str) -> str:
+        running = (await client.drain_worker(host))["running"]
+        drained.append(host)
+        return f"host {host} is drained; {count_of(running, 'job')} running"
+
+    code = await api_calls.for_each_host(hosts, drain_one, console)
     if waits:
-        for host in hosts:
+        for host in drained:
             await _wait(host, console, client)
-    return 0
+    return code
 
 
 async def _wait(host: str, console: Console, client: Client) -> None:
     import asyncio  # noqa: PLC0415  it takes 30 ms
 
-    while running := (await client.worker(host))["running"]:
+    was_reachable = True
+    while running := (document := await client.worker(host))["running"]:
+        if was_reachable and not document["reachable"]:
+            console.report(f"host {host} is not reachable: waiting until it returns or its jobs are lost")
+        was_reachable = document["reachable"]
         console.progress.set_activity(f"waiting for {count_of(running, 'job')} on host {host}")
         await asyncio.sleep(_INTERVAL)
     console.progress.set_activity("")

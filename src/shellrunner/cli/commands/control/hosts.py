@@ -61,9 +61,11 @@ async def _list(output: OutputFormat | None, console: Console, client: Client) -
         await output.print(console, documents, is_list=False)
     else:
         await console.print_line(_table(document["workers"]))
+        here = next((row["host"] for row in document["workers"] if row["responding"]), "the responding host")
         for row in document["workers"]:
             if row["differing"]:
-                console.report(f"{row['host']} has other settings than the node asked: {', '.join(row['differing'])}")
+                settings = ", ".join(row["differing"])
+                console.report(f"{row['host']} and {here} differ in {settings}, which must be the same on all hosts")
     return 0
 
 

@@ -23,7 +23,8 @@ def undrain(hosts: Sequence[str], quiet: bool, server: str | None) -> NoReturn:
 
 
 async def _undrain(hosts: Sequence[str], console: Console, client: Client) -> int:
-    for host in hosts:
+    async def resume(host: str) -> str:
         await client.resume_worker(host)
-        console.report(f"host {host} starts jobs again")
-    return 0
+        return f"host {host} starts jobs again"
+
+    return await api_calls.for_each_host(hosts, resume, console)

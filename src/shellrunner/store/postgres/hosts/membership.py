@@ -93,6 +93,10 @@ class Membership:
             counts[row.state] += 1
         return counts
 
+    def is_served(self, queue: str) -> bool:
+        """Return whether a host starts jobs of this queue, as they were read last."""
+        return any(row.state == "open" and (row.queues is None or queue in row.queues) for row in self._lease.rows)
+
     @property
     def lease_age(self) -> float:
         """For how many seconds the lease has not been renewed."""

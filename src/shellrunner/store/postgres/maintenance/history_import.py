@@ -156,7 +156,8 @@ class RunningJobs(ShellrunnerError):
     def __init__(self, ids: Sequence[int]) -> None:
         shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
         super().__init__(
-            f"{len(ids)} jobs run by this history ({shown}): start its server again, let them end, and stop it; or "
+            f"by this history, {len(ids)} job{'s' if len(ids) > 1 else ''} still run{'' if len(ids) > 1 else 's'} "
+            f"({shown}): start its server again, let them end, and stop it; or "
             "use --lose-running, which records them as lost with their output so far (their commands are not ended)"
         )
 
@@ -179,6 +180,11 @@ def import_history(url: str, source: SourceHistory, files: StateFiles, report: R
                 done = _Import(connection, source, files, report).run(running)
             report("analyzing the tables")
             connection.execute("ANALYZE")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreUnavailable(
+            f"nothing was imported: {failures.describe(error)}; use the URL of the role that owns the tables, as for "
+            "`shellrunner migrate`"
+        ) from None
     except psycopg.Error as error:
         raise StoreUnavailable(f"nothing was imported: {failures.describe(error)}") from None
     return done

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning, StoreUnavailable
+from shellrunner.errors import HostSilent, KeeperSilent, NoSuchJob, NotRunning, StoreUnavailable
 from shellrunner.model import CommandState, State
 from shellrunner.store.hosts import TIMEOUT, Answer, CommandHost, HostOrder, OrderKind
 from shellrunner.store.postgres.orders import command_rows, order_rows
@@ -104,7 +104,7 @@ class OrderExchange:
             if sent.host == self.host:
                 return None
             if not sent.is_written:
-                raise KeeperSilent(job_id)
+                raise HostSilent(job_id, str(sent.host))
             return await answered
 
     async def _send(self, key: str, order: HostOrder) -> WrittenOrder | None:
