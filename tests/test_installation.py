@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +21,7 @@ from shellrunner.config import load
 from shellrunner.errors import ConfigError, ShellrunnerError
 from shellrunner.installation import config_file, host, install_plan
 from shellrunner.installation.install_plan import InstallOptions, plan_system, plan_worker
-from shellrunner.installation.layout import system_layout
+from shellrunner.installation.layout import SERVICE, system_layout
 from shellrunner.installation.plan import Plan, apply
 from shellrunner.installation.removal_plan import plan_removal
 from shellrunner.installation.steps import MakeLink, Ownership, Remove, RunCommand, WriteFile
@@ -248,6 +249,25 @@ def test_a_worker_gets_the_database_as_a_credential(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("reachable")
+def test_a_node_with_the_api_gets_the_database_as_a_credential(tmp_path: Path) -> None:
+    """If its configuration names that; one that is newly made has no database."""
+    where = system_layout(tmp_path / "shellrunner" / "config.toml")
+    assert "\nLoadCredential=" not in worker_files(plan_system(InstallOptions(where, starts=False)))[SERVICE].text
+    where.config.parent.mkdir()
+    where.config.write_text("[store]\nurl_file = 'database-url'\n")
+    with pytest.raises(ShellrunnerError, match=r"database-url is missing.*--no-start"):
+        plan_system(InstallOptions(where))
+    plan = plan_system(InstallOptions(where, starts=False))
+    assert f"\nLoadCredential=database-url:{where.database_url}\n" in worker_files(plan)[SERVICE].text
+    assert (
+        plan.notes[0]
+        == f"before it is started, write the URL of the database into {where.database_url}, for root only"
+    )
+    where.database_url.write_text("postgresql://a:b@c/d")
+    assert worker_files(plan_system(InstallOptions(where, starts=False)))["database-url"].mode == 0o600
+
+
+@pytest.mark.usefixtures("reachable")
 def test_a_worker_is_installed_again_and_upgraded(tmp_path: Path) -> None:
     """Nothing is written twice; a unit of an earlier version is replaced, the configuration keeps its content."""
     where = dataclasses.replace(
@@ -314,6 +334,21 @@ def test_an_unreachable_program_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ShellrunnerError, match=r"cannot execute .*because of the mode of .*/opt/shellrunner"):
         host.require_executable_by("a-new-user")
+
+
+def test_an_environment_of_an_unreachable_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another environment of the same Python would not help, so the message asks for another Python."""
+    with tempfile.TemporaryDirectory() as open_directory:  # those of pytest are private
+        os.chmod(open_directory, 0o755)
+        interpreter, python = Path(open_directory, "hidden", "python"), Path(open_directory, "python")
+        interpreter.parent.mkdir(mode=0o700)
+        interpreter.touch(mode=0o755)
+        python.symlink_to(interpreter)
+        monkeypatch.setattr(sys, "executable", str(python))
+        with pytest.raises(
+            ShellrunnerError, match=r"a Python that every user can execute, such as /usr/bin/python3 -m"
+        ):
+            host.require_executable_by("a-new-user")
 
 
 def test_an_environment_in_a_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

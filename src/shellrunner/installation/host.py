@@ -74,6 +74,11 @@ def require_executable_by(name: str) -> None:
     python, package = Path(sys.executable), Path(__file__).parent
     for path in (python, python.resolve(), package.resolve()):
         if hidden := next(_unreachable(path, name), None):
+            if path == python.resolve() != python:  # an environment elsewhere would have the same interpreter
+                raise ShellrunnerError(
+                    f"the user {name} cannot execute {path}, because of the mode of {hidden}: make the environment "
+                    f"with a Python that every user can execute, such as /usr/bin/python3 -m venv {sys.prefix}"
+                )
             raise ShellrunnerError(
                 f"the user {name} cannot execute {path}, because of the mode of {hidden}: {_ADVICE}"
             )

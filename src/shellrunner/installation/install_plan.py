@@ -61,9 +61,10 @@ def plan_system(options: InstallOptions) -> Plan:
     systemctl = host.Systemctl(is_user=False)
     command = unit_files.serve_command(host.executable(), where.config)
     token = _first_token(where, config, ours, account.user)
+    database_url = _credential(where, config)
     units = _units(
         where,
-        unit_files.service_unit(command, account, options.hardening, has_socket_unit=True),
+        unit_files.service_unit(command, account, options.hardening, database_url, has_socket_unit=True),
         unit_files.socket_unit(config.server.addresses, config.server.socket_mode, account),
     )
     steps = [
@@ -71,11 +72,13 @@ def plan_system(options: InstallOptions) -> Plan:
         *_config_directory(where, ours),
         WriteFile(where.config, config.text, 0o640, ours, keeps_content=True),
         *token.steps,
+        *(_database_url(where, starts=options.starts) if database_url else ()),
         *units,
         *_link(where),
         *(_start(systemctl, units, token) if options.starts else ()),
     ]
-    return Plan(steps, [*token.notes, *_restart_notes(systemctl, units, options)], token.secret)
+    notes = [*_database_notes(database_url), *token.notes, *_restart_notes(systemctl, units, options)]
+    return Plan(steps, notes, token.secret)
 
 
 def plan_worker(options: InstallOptions) -> Plan:
@@ -92,25 +95,23 @@ def plan_worker(options: InstallOptions) -> Plan:
     config = config_file.read_or_create(where.config, config_file.worker_text(), ())
     if not config.has_database:
         raise ShellrunnerError(f'{where.config} names no database: add url_file = "{DATABASE_URL}" to [store]')
-    is_credential = config.url_file == Path(DATABASE_URL)
+    database_url = _credential(where, config)
     ours, systemctl = Ownership("root", account.group), host.Systemctl(is_user=False)
     command = unit_files.serve_command(host.executable(), where.config, "worker")
     unit = WriteFile(
         where.units / WORKER,
-        unit_files.worker_unit(command, account, options.hardening, where.database_url if is_credential else None),
+        unit_files.worker_unit(command, account, options.hardening, database_url),
     )
     steps = [
         *_system_user(where, options.user_name),
         *_config_directory(where, ours),
         WriteFile(where.config, config.text, 0o640, ours, keeps_content=True),
-        *(_database_url(where, starts=options.starts) if is_credential else ()),
+        *(_database_url(where, starts=options.starts) if database_url else ()),
         unit,
         *_link(where),
         *(_start_worker(systemctl, unit) if options.starts else ()),
     ]
-    notes = []
-    if is_credential and not where.database_url.exists():
-        notes.append(f"before it is started, write the URL of the database into {where.database_url}, for root only")
+    notes = _database_notes(database_url)
     if options.starts and not unit.is_done() and systemctl.is_active(WORKER):
         notes.append(f"the unit was changed; to apply it: {' '.join(systemctl.command('restart', WORKER))}")
     return Plan(steps, notes)
@@ -129,11 +130,22 @@ def _refuse_beside(where: Layout, unit: str) -> None:
         )
 
 
+def _credential(where: Layout, config: config_file.ConfigFile) -> Path | None:
+    """Return the file whose content the unit gets as the credential that the configuration names; None if none."""
+    return where.database_url if config.url_file == Path(DATABASE_URL) else None
+
+
+def _database_notes(database_url: Path | None) -> list[str]:
+    if database_url is None or database_url.exists():
+        return []
+    return [f"before it is started, write the URL of the database into {database_url}, for root only"]
+
+
 def _database_url(where: Layout, *, starts: bool) -> Iterator[Step]:
     """Yield the step that makes the file with the URL private, which an administrator writes.
 
     Raises:
-        ShellrunnerError: it is missing, and the worker is to be started.
+        ShellrunnerError: it is missing, and what needs it is to be started.
     """
     if where.database_url.exists():
         yield WriteFile(where.database_url, "", 0o600, Ownership("root", "root"), keeps_content=True, shown="")

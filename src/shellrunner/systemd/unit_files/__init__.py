@@ -52,17 +52,24 @@ class ServiceAccount(NamedTuple):
 
 
 def service_unit(
-    command: Sequence[str], account: ServiceAccount, hardening: Hardening, *, has_socket_unit: bool = False
+    command: Sequence[str],
+    account: ServiceAccount,
+    hardening: Hardening,
+    database_url: Path | None = None,
+    *,
+    has_socket_unit: bool = False,
 ) -> str:
     """Return the service unit that runs `command`, whose first word is an absolute path.
 
     With `has_socket_unit` it listens on the sockets of the socket unit however it is started.
+    `database_url`: the file that it gets as the credential `database-url`.
     """
     sockets = _SOCKETS if has_socket_unit else ""
     values = _system_values(account, hardening)
-    return _service(
+    text = _service(
         "shellrunner.service", command, sockets=sockets, target="multi-user.target", **values, **_SYSTEM_PLACE
     )
+    return _with_database_url(text, database_url)
 
 
 def worker_unit(
@@ -73,6 +80,10 @@ def worker_unit(
     `database_url`: the file that it gets as the credential `database-url`.
     """
     text = _service("shellrunner-worker.service", command, **_system_values(account, hardening))
+    return _with_database_url(text, database_url)
+
+
+def _with_database_url(text: str, database_url: Path | None) -> str:
     if database_url is None:
         return text
     return _DATABASE_URL.sub(lambda _: f"LoadCredential=database-url:{_literal(str(database_url))}", text)
