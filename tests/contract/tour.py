@@ -251,10 +251,12 @@ async def _queues(ask: Any) -> None:
     assert (await ask("DELETE", "/api/queues/default")).status == 409
     assert (await ask("DELETE", "/api/queues/tour")).status == 204
     assert (await ask("GET", "/api/queues/tour")).status == 404
-    (worker,) = (await ask("GET", "/api/workers")).json["workers"]
+    workers = (await ask("GET", "/api/workers")).json["workers"]
+    (worker,) = (each for each in workers if each["runs_jobs"])
     path = f"/api/workers/{worker['host']}"
     await ask("GET", path)
-    assert [(await ask("POST", f"{path}/{verb}")).status for verb in ("drain", "resume")] == [409, 409]
+    expected = 409 if len(workers) == 1 else 200
+    assert {(await ask("POST", f"{path}/{verb}")).status for verb in ("drain", "resume")} == {expected}
     assert [(await ask("DELETE", f"{path}{query}")).status for query in ("", "?confirm=true")] == [409, 409]
     assert (await ask("GET", "/api/workers/nowhere")).status == 404
     await ask("GET", "/api/keepers")
