@@ -7,8 +7,10 @@ import pytest
 from shellrunner.model import State
 from shellrunner.store.postgres.effects import sweep
 from shellrunner.store.postgres.effects.outbox import Outbox
+from shellrunner.store.postgres.hosts import lease
 from tests.postgres.racing import Nodes
 from tests.support.histories import NOTHING, SPEC, ended
+from tests.support.nodes import Cluster
 from tests.support.waiting import until
 
 
@@ -23,6 +25,24 @@ async def deaf(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> Nodes:
     monkeypatch.setattr(sweep, "_INTERVAL", 0.05)
     monkeypatch.setattr(sweep, "_LOOKS_PER_ROUND", 2)
     return nodes
+
+
+async def test_a_job_waits_for_no_sweep_because_a_host_had_no_free_place(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it renewed its lease: a keeper that waits since then gets the job at once."""
+    monkeypatch.setattr(sweep, "_INTERVAL", 3600.0)
+    monkeypatch.setattr(lease, "INTERVAL", 3600.0)
+    cluster.config["lease"] = 10 * 3600.0
+    async with cluster.node("one", claims=False) as one, cluster.node("two") as two:
+        await until(lambda: [peer.name for peer in one._parts.membership.peers], what="they know each other")
+        for _ in range(3):
+            waiting = asyncio.create_task(two.claim(1, "t"))
+            await until(lambda: len(two._parts.waiting) == 1 and not two._parts.waiting.has_backlog)
+            assert [peer.free for peer in one._parts.membership.peers] == [0]
+            job = await one.add(SPEC)
+            assert (await asyncio.wait_for(waiting, 20)).job_id == job.id
+            await two.finish(job.id, "t", ended(), *NOTHING)
 
 
 @pytest.mark.heavy

@@ -33,9 +33,17 @@ class NodeConfig:
 
 
 class Peer(NamedTuple):
-    """Another node that lives. free: how many more jobs it would run. queues: None: it runs those of all."""
+    """Another node that lives.
+
+    claims: whether it starts jobs now. free: how many more it would have run when it renewed its lease. queues: None:
+    it runs those of all.
+    """
 
     name: str
+    claims: bool
     free: int
     queues: frozenset[str] | None
-    has_api: bool = True
+
+    def runs(self, queue: str) -> bool:
+        """Return whether it starts jobs of this queue."""
+        return self.claims and (self.queues is None or queue in self.queues)

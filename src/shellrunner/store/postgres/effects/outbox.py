@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from hashlib import sha256
-from random import choices
+from random import choices, sample
 from typing import Any, Final
 
 import psycopg
@@ -25,6 +25,7 @@ from shellrunner.store.transition import Transitions
 NODES_CHANNEL: Final = "shellrunner_nodes"
 _GATHER_DELAY: Final = 0.04  # seconds
 _MAX_JOBS: Final = 350  # ids of each kind in one notification, which PostgreSQL limits to 8000 bytes
+_MAX_UNSURE: Final = 2  # nodes that are woken though they seem to have no free place
 _MAX_PENDING: Final = 5_000  # changed jobs; beyond, the others have to read everything again
 _SEND: Final = "SELECT pg_notify(channel, content) FROM unnest(%s::text[], %s::text[]) AS note (channel, content)"
 _WAKE: Final = """SELECT pg_notify(channel, '{"wake": 1}') FROM unnest(%s::text[]) AS note (channel),
@@ -122,12 +123,16 @@ class Outbox:
         return _WAKE, [[channel_of(name) for name in chosen]]
 
     def _choose(self, queues: Sequence[str]) -> set[str]:
-        peers = [peer for peer in self._peers() if peer.free > 0 and peer.name != self._node] if queues else []
+        peers = [peer for peer in self._peers() if peer.name != self._node] if queues else []
+        free = [peer for peer in peers if peer.claims and peer.free > 0]
         chosen: set[str] = set()
-        for queue in queues[: sum(peer.free for peer in peers)]:
-            able = [peer for peer in peers if peer.queues is None or queue in peer.queues]
-            if able:
+        for queue in queues[: sum(peer.free for peer in free)]:
+            if able := [peer for peer in free if peer.runs(queue)]:
                 chosen.add(choices(able, [peer.free for peer in able])[0].name)  # noqa: S311  not a secret
+        for queue in set(queues):  # nobody was free at the last renewal, seconds ago: somebody may be by now
+            if not any(peer.runs(queue) for peer in free):
+                able = [peer for peer in peers if peer.runs(queue)]
+                chosen.update(peer.name for peer in sample(able, min(len(able), _MAX_UNSURE)))
         return chosen
 
     def send_to(self, node: str, content: Mapping[str, Any]) -> None:

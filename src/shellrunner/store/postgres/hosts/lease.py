@@ -245,7 +245,7 @@ class HostLease:
         self._renewed_at = self._last_renewal = now
         self._server, self.rows = renewed.server, renewed.rows
         self.peers = [
-            Peer(row.name, 0 if row.draining or not row.claims else row.free, _set_of(row.queues))
+            Peer(row.name, row.claims and not row.draining, row.free, _set_of(row.queues))
             for row in self.rows
             if row.age < self.seconds * 1000 and row.name != self._node.name
         ]
