@@ -38,8 +38,8 @@ def urls() -> Iterator[tuple[str, str]]:
     address = server.url(name).partition("@")[2]
     try:
         yield (
-            f"postgresql://{name}_owner:change%20me@{address}",
-            f"postgresql://{name}_node:change%20me%20too@{address}",
+            f"postgresql://{name}_owner:change-me@{address}",
+            f"postgresql://{name}_node:change-me-too@{address}",
         )
     finally:
         server.drop_database(name)

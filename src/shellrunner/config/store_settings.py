@@ -39,7 +39,7 @@ def postgres_url(url: str) -> str:
     if re.fullmatch(_POSTGRES_URL, url) is None or re.search(_BAD_ESCAPE, url):
         raise ValueError(
             f"must have the form {_EXPECTED}?PARAMETER=VALUE; in the user, the password and the values, "
-            "%, @, :, /, ?, # and & are written as %25, %40, %3A, %2F, %3F, %23 and %26"
+            "%, @, :, /, ?, #, & and blanks are written as %25, %40, %3A, %2F, %3F, %23, %26 and %20"
         )
     return url
 
