@@ -105,6 +105,7 @@ def test_what_cannot_be_changed_is_named() -> None:
         ([], "#", "must be an object"),
         ({"priority": "high"}, "#/priority", "must be a whole number"),
         ({"labels": {"a b": "1"}}, "#/labels/a b", None),
+        ({"labels": {"a": "\0"}}, "#/labels/a", "must not contain NUL"),
     ):
         with pytest.raises(InvalidJob) as caught:
             merge_patch.patched(SPEC, patch)

@@ -115,8 +115,8 @@ INVALID_JOBS: list[tuple[object, list[str]]] = [
     ),
     ({"command": "a", "env": {"A": "x" * 131_070}}, ["#/env"]),
     (
-        {"command": "a", "labels": {"a": "v" * 256, "b/": "", "c": "я" * 256}},
-        ["#/labels/a", "#/labels/b~1", "#/labels/c"],
+        {"command": "a", "labels": {"a": "v" * 256, "b/": "", "c": "я" * 256, "d": "x\0"}},
+        ["#/labels/a", "#/labels/b~1", "#/labels/c", "#/labels/d"],
     ),
     ({"command": "a", "cwd": "relative"}, ["#/cwd"]),
     ({"command": "a", "timeout": 0}, ["#/timeout"]),

@@ -229,6 +229,7 @@ BAD_PARAMETERS = [
         "label=:x",
         "label=a%20b:c",
         f"label=a:{'x' * 256}",
+        "label=a:x%00",
     ),
     "label=" + "&label=".join(f"a:{number}" for number in range(33)),
     *("created_after=2016-08-19", "created_before=2016-08-19T15:31:02", "completed_after=2016-02-30T00:00:00Z"),

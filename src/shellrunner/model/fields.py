@@ -14,6 +14,7 @@ from shellrunner.model.endings import ENDINGS, Ending
 from shellrunner.model.names import (
     MAX_ARGUMENT_BYTES,
     MAX_JOB_ID,
+    MAX_LABEL_LENGTH,
     NAME_PATTERN,
     RESERVED_VARIABLES,
 )
@@ -21,9 +22,14 @@ from shellrunner.model.names import (
 _MAX_URL_LENGTH: Final = 2048
 
 
-def _argument(text: str) -> str:
+def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
+    return text
+
+
+def _argument(text: str) -> str:
+    _without_nul(text)
     if len(text.encode()) > MAX_ARGUMENT_BYTES:
         raise ValueError(f"must be at most {MAX_ARGUMENT_BYTES} bytes of UTF-8")
     return text
@@ -82,6 +88,12 @@ ANCHORED_NAME = f"^{NAME_PATTERN}$"
 RETRYABLE: Final = tuple(ending.value for ending in Ending if ENDINGS[ending].retryable)
 
 Argument = Annotated[str, AfterValidator(_argument), json_schema(maxLength=MAX_ARGUMENT_BYTES, pattern=NO_NUL)]
+LabelValue = Annotated[
+    str,
+    StringConstraints(max_length=MAX_LABEL_LENGTH),
+    AfterValidator(_without_nul),  # which PostgreSQL's texts cannot have
+    json_schema(pattern=NO_NUL),
+]
 Charset = Annotated[str, AfterValidator(charsets.canonical), json_schema(enum=sorted(charsets.CHARSETS))]
 Instant = Annotated[
     str,

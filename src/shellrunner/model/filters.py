@@ -117,8 +117,9 @@ def _parse_labels(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     found: set[tuple[str, str]] = set()
     for text in texts:
         key, colon, value = text.partition(":")
-        if not colon or not is_name(key) or len(value) > MAX_LABEL_LENGTH:
-            rule = f"where the key matches {NAME_PATTERN} and the value has at most {MAX_LABEL_LENGTH} characters"
+        if not colon or not is_name(key) or len(value) > MAX_LABEL_LENGTH or "\0" in value:
+            limit = f"at most {MAX_LABEL_LENGTH} characters, and no NUL"
+            rule = f"where the key matches {NAME_PATTERN} and the value has {limit}"
             raise ValueError(f"must be key:value, {rule}")
         found.add((key, value))
     return tuple(sorted(found))

@@ -27,6 +27,7 @@ from shellrunner.model.fields import (
     Charset,
     Instant,
     JobId,
+    LabelValue,
     Name,
     RetryableEnding,
     VariableName,
@@ -171,10 +172,10 @@ _Variables = Annotated[
     ),
 ]
 _Labels = Annotated[
-    dict[Name, Annotated[str, StringConstraints(max_length=MAX_LABEL_LENGTH)]],
+    dict[Name, LabelValue],
     Field(max_length=MAX_LABELS),
     json_schema(
-        patternProperties={ANCHORED_NAME: {"type": "string", "maxLength": MAX_LABEL_LENGTH}},
+        patternProperties={ANCHORED_NAME: {"type": "string", "maxLength": MAX_LABEL_LENGTH, "pattern": NO_NUL}},
         additionalProperties=False,
     ),
 ]
@@ -302,7 +303,7 @@ class JobPatch(_Request):
     queue: Annotated[Name, json_schema(maxLength=MAX_NAME_LENGTH)] = "default"
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
     labels: Annotated[
-        dict[Name, Annotated[str, StringConstraints(max_length=MAX_LABEL_LENGTH)] | None],
+        dict[Name, LabelValue | None],
         Field(max_length=MAX_LABELS),
         describe("labels to set; null removes one"),
     ] = Field(default_factory=dict)
