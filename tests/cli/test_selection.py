@@ -104,8 +104,9 @@ async def test_documents_are_printed_as_asked(shared: Service, typist: Typist) -
     tables += [typist.run("run", "-o", "table", "exit 2"), typist.run("batch", "-o", "table", "-", given=b"exit 2")]
     for table in await asyncio.gather(*tables):
         heading, *rows = table.out.decode().splitlines()
-        assert heading.split() == ["ID", "STATE", "CREATED", "TIME", "COMMAND"]
-        assert all(row.endswith(("exit 1", "exit 2")) for row in rows)
+        # A job that was accepted just now is queued on a cluster, until another host claims it.
+        assert heading.split() in (columns := ["ID", "STATE", "CREATED", "TIME", "COMMAND"], [*columns, "REASON"])
+        assert all("exit 1" in row or "exit 2" in row for row in rows)
         assert len(rows) in {1, len(jobs)}
     template = r"template={job_id}\t{labels.a.b}\t{{x}}"
     submitted = await typist.run("submit", "-o", template, "--label", "a.b=c\x1b[31m", "true")
