@@ -11,6 +11,7 @@ from shellrunner.store import Retention
 from shellrunner.store.hosts import ThisHost
 from shellrunner.store.sqlite import composition as sqlite
 from tests.support.nodes import Cluster
+from tests.support.waiting import until
 
 SPEC = JobSpec(command="true")
 TIMEOUT = 10.0
@@ -26,6 +27,18 @@ async def test_each_node_is_listed_at_every_node(cluster: Cluster) -> None:
     ]
     assert [each.is_this for each in at_two] == [False, True]
     assert all(each.reachable for each in at_one)
+
+
+async def test_a_host_that_was_stopped_is_woken_no_more(cluster: Cluster) -> None:
+    """The others know at once that it starts no jobs; its lease lasts for some seconds yet."""
+    async with cluster.node("a", claims=False) as one:
+        async with cluster.node("b") as two:
+            claims = [asyncio.ensure_future(two.claim(number, f"t{number}")) for number in range(3)]
+            await until(lambda: [peer.free for peer in one._parts.membership.peers] == [3], what="it is known")
+        await asyncio.gather(*claims, return_exceptions=True)
+        await until(lambda: not one._parts.membership.peers, 5, what="it is not chosen any more")
+        await one._parts.membership._lease.renew(lambda *_: asyncio.sleep(0), lambda: None)
+        assert [(peer.name, peer.free) for peer in one._parts.membership.peers] == [("b", 0)]
 
 
 async def test_a_drained_host_claims_nothing_until_it_is_resumed(cluster: Cluster) -> None:

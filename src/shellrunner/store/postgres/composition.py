@@ -29,7 +29,7 @@ from shellrunner.store.postgres.effects.due_jobs import DueJobs
 from shellrunner.store.postgres.effects.listener import Listener
 from shellrunner.store.postgres.effects.node_bulk_writer import NodeBulkWriter
 from shellrunner.store.postgres.effects.node_effects import NodeEffects
-from shellrunner.store.postgres.effects.outbox import NODES_CHANNEL, Outbox, channel_of
+from shellrunner.store.postgres.effects.outbox import NODES_CHANNEL, Flag, Outbox, channel_of
 from shellrunner.store.postgres.effects.retention_task import RetentionTask
 from shellrunner.store.postgres.effects.sweep import Sweep
 from shellrunner.store.postgres.effects.unwanted_commands import UnwantedCommands
@@ -209,7 +209,7 @@ async def _running(
                 try:
                     yield store
                 finally:
-                    await _begin_close(engine, notifier, waiting, outbox)
+                    await _begin_close(engine, notifier, waiting, membership, outbox)
         finally:
             await listener.stop()
             notifier.close()
@@ -219,11 +219,14 @@ async def _running(
             storage.close()
 
 
-async def _begin_close(engine: PostgresEngine, notifier: PostgresThread, waiting: ClaimQueue, outbox: Outbox) -> None:
+async def _begin_close(
+    engine: PostgresEngine, notifier: PostgresThread, waiting: ClaimQueue, membership: Membership, outbox: Outbox
+) -> None:
     """Begin to close the store: what is left to do takes some seconds at most, also if the database hangs."""
     engine.close_soon()
     notifier.close_soon()
     waiting.close()
+    await membership.leave()
     await outbox.flush()
 
 
@@ -252,7 +255,10 @@ def _compose_orders(
 def _note_received(
     effects: NodeEffects, orders: OrderExchange, membership: Membership, node: str, note: dict[str, Any]
 ) -> None:
-    membership.met(note.get("from", node))
+    if Flag.LEAVING in (note.get("flags") or ()):
+        membership.left(note["from"])
+    else:
+        membership.met(note.get("from", node))
     effects.note_received(node, note)
     orders.note_received(note)
 

@@ -88,6 +88,10 @@ class NodeEffects:
         """Follow that this node is not alone any more: what it did while it thought so, it has not reported."""
         self.outbox.add_flag(Flag.EVERYTHING)
 
+    def leaving(self) -> None:
+        """Follow that this node is being stopped: the others wake it no more."""
+        self.outbox.add_flag(Flag.LEAVING)
+
     def callback_try_committed(self, outcome: Delivery | None) -> None:
         """Count a try to send a result."""
         if outcome is not None:

@@ -42,6 +42,7 @@ class Flag(StrEnum):
     SETTINGS = "settings"  # pauses, limits of queues, hosts
     SESSIONS = "sessions"
     EVERYTHING = "everything"
+    LEAVING = "leaving"  # the node that says so is being stopped
 
 
 def channel_of(node: str) -> str:

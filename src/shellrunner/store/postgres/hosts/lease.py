@@ -45,6 +45,7 @@ _ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queu
     settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
 _EARLIER: Final = f"""SELECT boot = ? AND home = ?, clock_timestamp() - seen > make_interval(secs => ?),
     {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
+_LEAVE: Final = "UPDATE hosts SET free = 0 WHERE name = ? AND incarnation = ?"
 _REPLACE: Final = f"UPDATE hosts SET incarnation = ?, {_SET} WHERE name = ?"
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
     unreachable IS NOT NULL, settings, {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
@@ -215,6 +216,15 @@ class HostLease:
         """Follow that this node lives: its row is read soon, if it is a new one."""
         if name != self._node.name and all(peer.name != name for peer in self.peers):
             self._met_another.set()
+
+    def left(self, name: str) -> None:
+        """Follow that this node is being stopped."""
+        self.peers = [peer for peer in self.peers if peer.name != name]
+
+    async def leave(self) -> None:
+        """Write that this node starts no more jobs: else others would wake it for as long as the lease lasts."""
+        with suppress(StoreUnavailable):
+            await self._engine.write(lambda db: db.execute(_LEAVE, (self._node.name, self._node.incarnation)))
 
     def _stood_still(self, seen: Millis | None, since: Millis) -> Millis | None:
         """Return this renewal if it has been the last one for as long as a lease lasts, whatever the clocks say."""

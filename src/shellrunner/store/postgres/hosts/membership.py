@@ -43,6 +43,9 @@ class HostListener(CommitListener, Protocol):
     def met_another(self) -> None:
         """Follow that this node is not alone any more."""
 
+    def leaving(self) -> None:
+        """Follow that this node is being stopped."""
+
 
 class Membership:
     """The parts. ends: records those of what this node runs."""
@@ -110,6 +113,15 @@ class Membership:
     def met(self, name: str) -> None:
         """Follow that this node lives."""
         self._lease.met(name)
+
+    def left(self, name: str) -> None:
+        """Follow that this node is being stopped."""
+        self._lease.left(name)
+
+    async def leave(self) -> None:
+        """Report that this node is being stopped; the caller has it claim nothing any more."""
+        await self._lease.leave()
+        self._listener.leaving()
 
     async def lost_claims(self, claims: Sequence[SlotClaim]) -> Sequence[Claim]:
         """Return those of these claims that are lost, and of which no witness has reported yet."""
