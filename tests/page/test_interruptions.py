@@ -90,6 +90,25 @@ async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartab
     await tab.until(f"() => (document.querySelector('.list').scrollTo(0, 1e9), {all_of_them})")
 
 
+async def test_a_stream_that_is_back_wakes_the_others(restartable: Any, open_tab: Any) -> None:
+    """The list does not wait for the end of its backoff while the output of a job is live again."""
+    tab = await open_tab(restartable, errors=CONNECTION_LOST)
+    await tab.wait_until_live()
+    await tab.page.evaluate("""() => {
+        const real = setTimeout;
+        window.setTimeout = (work, delay, ...more) => (delay >= 400 ? 0 : real(work, delay, ...more));
+    }""")  # so no stream tries again by itself
+    await restartable.kill()
+    await tab.wait_for('#connection[data-state="waiting"]')
+    await restartable.start()
+    await tab.page.evaluate("""async () => {
+        const main = document.querySelector('script[type=module]').src;
+        const { EventStream } = await import(new URL('core/event-stream.js', main));
+        new EventStream('/api/statuses/events', '/api/queues', { state() {}, event() {}, failed() {} }).open();
+    }""")
+    await tab.wait_for('#connection[data-state="live"]')
+
+
 async def test_a_result_is_fetched_again_after_a_502(service: Service, open_tab: Any) -> None:
     """If the result is answered with 502 when the job ends, it is requested again and shown."""
     tab = await open_tab(service)

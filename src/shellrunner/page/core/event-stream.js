@@ -12,6 +12,10 @@ const IDLE_TIMEOUT = 60_000; // milliseconds
 const MIN_RETRY_DELAY = 500;
 const MAX_RETRY_DELAY = 15_000;
 const TOKEN_REQUIRED = -1; // in place of a status
+const TOO_MANY_REQUESTS = 429;
+
+// The streams that wait for their next attempt because the service was away.
+const waiting = new Set();
 
 export class EventStream {
   #path;
@@ -61,11 +65,13 @@ export class EventStream {
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#idleTimer);
     this.#retryTimer = null;
+    waiting.delete(this);
     this.#disconnect();
   }
 
   #connect() {
     this.#retryTimer = null;
+    waiting.delete(this);
     if (isIntercepted()) return;
     this.#sentToken = currentToken();
     const connect = this.#sentToken === null ? connectWithEventSource : connectWithFetch;
@@ -93,6 +99,8 @@ export class EventStream {
   #opened() {
     this.#restartIdleTimer();
     this.#listener.state("live");
+    // The service is back: the others need not wait any longer, and say that it cannot be reached.
+    for (const stream of [...waiting]) stream.retryNow();
   }
 
   #event(name, data, id) {
@@ -126,6 +134,7 @@ export class EventStream {
     const delay = Math.min(MAX_RETRY_DELAY, MIN_RETRY_DELAY * 2 ** this.#attempts) * jitter;
     this.#attempts += 1;
     this.#retryTimer = setTimeout(() => this.#connect(), delay);
+    if (cause !== TOO_MANY_REQUESTS) waiting.add(this);
     this.#listener.state("waiting", cause);
   }
 

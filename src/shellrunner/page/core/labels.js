@@ -54,4 +54,4 @@ export const describePending = (pending) => (pending ? describeDetail(pending.de
 
 /** That the host of a running job is not reachable, in words. */
 export const describeUnreachable = ({ host, since }) =>
-  `host ${host} has not been reachable since ${formatDate(since)}: whether the job still runs is not known`;
+  `host ${host} unreachable since ${formatDate(since)}: whether the job runs is not known`;
