@@ -64,17 +64,20 @@ class Host:
         service = self.service
         seen = len(service.log)
 
-        async def is_working() -> bool:
-            if service.process.returncode is not None:
-                await service.ended()
-                last = str(service.log[-1])
-                is_away = any(f"cannot be {verb}" in last for verb in ("opened", "read", "written"))
-                assert is_away, f"{self.name} did not start: {service.log[-5:]}"
-                await service.launch()
-            return any(entry["event"] in _WORKING for entry in service.log[seen:])
+        async def has_begun() -> bool:
+            has_ended = service.process.returncode is not None
+            return has_ended or any(entry["event"] in _WORKING for entry in service.log[seen:])
 
-        await service.launch()
-        await until(is_working, _START_TIMEOUT, what=f"{self.name} works")
+        while True:
+            await service.launch()
+            await until(has_begun, _START_TIMEOUT, what=f"{self.name} works")
+            if service.process.returncode is None:
+                return
+            await service.ended()
+            last = str(service.log[-1])
+            is_away = any(f"cannot be {verb}" in last for verb in ("opened", "read", "written"))
+            assert is_away, f"{self.name} did not start: {service.log[-5:]}"
+            seen = len(service.log)
 
     @property
     def is_running(self) -> bool:
