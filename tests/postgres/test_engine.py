@@ -19,6 +19,8 @@ from shellrunner.store.postgres.engine import connection_thread
 from shellrunner.store.postgres.engine.dialect import Unread
 from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
+from shellrunner.store.transition import Transitions
+from shellrunner.store.units import lifecycle
 from tests.support.histories import NOTHING, SPEC, ended
 from tests.support.nodes import Cluster
 from tests.support.waiting import until
@@ -231,6 +233,23 @@ def test_statements_that_were_not_reached_can_be_prepared_again(
             assert db.commit(None, then) == "COMMIT"
     found = cluster.execute("SELECT key FROM meta WHERE value = 'x' ORDER BY key")
     assert found == [(f"t{failures}",) for failures in range(5)]
+
+
+async def test_what_is_cancelled_before_commit_is_known_not_to_be_committed(store: PostgresStore) -> None:
+    """A statement that is sent with COMMIT takes longer than an administrator allows: nothing is in doubt."""
+
+    def change(db: Db) -> tuple[None, Transitions]:
+        transitions = [lifecycle.delete_job(db, done.job_id)]
+        db.execute(Unread("SELECT pg_cancel_backend(pg_backend_pid())"))
+        return None, transitions
+
+    await store.add(SPEC)
+    done = await store.claim(1, "t")
+    await store.finish(done.job_id, done.token, ended(), *NOTHING)
+    with pytest.raises(StoreUnavailable) as caught:
+        await store._engine.change(change)
+    assert not isinstance(caught.value, OutcomeUnknown)
+    assert (await store.job(done.job_id)).state is State.DONE
 
 
 LATE_ERROR = "SELECT 1 / ?::bigint FROM pg_sleep(0.05)"  # all that follows it has been sent by then

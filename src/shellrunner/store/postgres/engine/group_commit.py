@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 
 from shellrunner.errors import OutcomeUnknown, ShellrunnerError, StoreUnavailable
@@ -131,14 +132,14 @@ class GroupCommit:
             roll_back(connection)  # one that could not be ended before
             db.begin()
             transitions = self._run_units(db, batch)
-            self._end(db, transitions)
+            self._end(connection, db, transitions)
             self.commits += 1
             if transitions:
                 self._hooks.committed(transitions)
         finally:
             roll_back(connection)
 
-    def _end(self, db: PostgresDb, transitions: Transitions) -> None:
+    def _end(self, connection: Connection, db: PostgresDb, transitions: Transitions) -> None:
         try:
             if transitions:
                 answer = db.commit(self._hooks.committing(transitions), self._hooks.notification(transitions))
@@ -147,7 +148,9 @@ class GroupCommit:
             if answer != "COMMIT":  # a unit has passed over the error of a statement
                 raise psycopg.errors.InFailedSqlTransaction("the transaction was rolled back")
         except psycopg.Error as error:
-            if failures.is_lost(error) and not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            # Where a statement before COMMIT has failed, and the server has answered, it has not reached COMMIT.
+            is_refused = connection.pgconn.transaction_status == TransactionStatus.INERROR
+            if failures.is_lost(error) and not is_refused and not isinstance(error, ReadOnlySqlTransaction):
                 raise _CommitNotAnswered(error, transitions) from None
             if transitions:
                 self._hooks.refused(transitions)
