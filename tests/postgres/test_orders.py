@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from shellrunner.errors import KeeperSilent, NoSuchJob, NotRunning, StoreUnavailable
-from shellrunner.model import CommandState, JobSpec, Retries, TerminalSize
+from shellrunner.model import CommandState, JobSpec, Retries, Terminal, TerminalSize
 from shellrunner.store import Store
 from shellrunner.store.hosts import Answer, HostOrder, OrderKind
 from shellrunner.store.postgres.orders import order_rows
+from shellrunner.store.postgres.orders.command_facts import KnownCommands
 from shellrunner.store.postgres.orders.order_connection import OrderConnection
 from shellrunner.store.postgres.orders.order_exchange import OrderExchange
 from shellrunner.store.postgres.store import PostgresStore
@@ -23,6 +24,7 @@ from tests.support.nodes import Cluster
 from tests.support.waiting import until
 
 SPEC = JobSpec(command="true")
+TTY = Terminal(rows=24, columns=80)
 
 
 class Host:
@@ -240,7 +242,9 @@ async def test_every_job_that_ends_at_once_costs_no_row(nodes: Nodes, cluster: C
             assert await nodes.one.finish(job.id, token, ended(), *NOTHING)
         host.states[job_id] = CommandState(7, paused=True)
         nodes.one.command_changed(job_id)
-        await until(lambda: orders_of(nodes.two).command_state(job_id).paused, what="the other node knows")
+        claimed = claimed_at(cluster, job_id)
+        there = orders_of(nodes.two)
+        await until(lambda: there.command_state(job_id, claimed).paused, what="the other node knows")
         assert cluster.execute("SELECT job, pid FROM commands") == [(job_id, 7)]
 
 
@@ -249,16 +253,50 @@ async def test_what_a_host_knows_of_a_command_is_known_at_every_node(nodes: Node
     """After a while without a change, at once after one, and no longer than it runs."""
     async with running(nodes) as (host, job_id):
         host.states[job_id] = CommandState(7)
-        there = orders_of(nodes.two)
-        await until(lambda: there.command_state(job_id) == CommandState(7), what="its pid is known")
+        there, claimed = orders_of(nodes.two), claimed_at(cluster, job_id)
+        await until(lambda: there.command_state(job_id, claimed) == CommandState(7), what="its pid is known")
         with nodes.two.watch(job_id) as subscription:
             host.states[job_id] = CommandState(7, paused=False, terminal=TerminalSize(5, 6))
             nodes.one.command_changed(job_id)
-            while there.command_state(job_id) != host.states[job_id]:
+            while there.command_state(job_id, claimed) != host.states[job_id]:
                 await asyncio.wait_for(subscription.wait(), 10)
         await nodes.finish_claimed()
-        await until(lambda: there.command_state(job_id) == CommandState(), what="it is forgotten")
+        await until(lambda: there.command_state(job_id, claimed) == CommandState(), what="it is forgotten")
         await until(lambda: not cluster.execute("SELECT 1 FROM commands"), what="its row is removed")
+
+
+async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
+    nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its pid nor the size of its terminal, until the host has reported of that attempt."""
+    claiming = nodes.claim(nodes.one)
+    job = await nodes.two.add(SPEC.model_copy(update={"retries": Retries(max=1, delay=0.0), "tty": TTY}))
+    await claiming
+    host, there = Host(), orders_of(nodes.two)
+    host.states[job.id] = CommandState(7, paused=False, terminal=TerminalSize(5, 6))
+    async with background_task("orders", orders_of(nodes.one).serve(host)):
+        first = claimed_at(cluster, job.id)
+        await until(lambda: there.command_state(job.id, first) == host.states[job.id], what="it is known")
+        with monkeypatch.context() as patch:
+            patch.setattr(KnownCommands, "_read", unanswered)
+            claiming = nodes.claim(nodes.one)
+            assert await nodes.one.finish(job.id, nodes.claimed[0][1].token, ended(1), *NOTHING, next_attempt_at=0)
+            host.states[job.id] = CommandState(8)
+            await claiming
+            second = claimed_at(cluster, job.id)
+            assert second != first
+            assert there.command_state(job.id, first) == CommandState(7, paused=False, terminal=TerminalSize(5, 6))
+            assert there.command_state(job.id, second) == CommandState()
+        await until(lambda: there.command_state(job.id, second) == CommandState(8), what="its pid is known")
+
+
+def claimed_at(cluster: Cluster, job_id: int) -> Any:
+    ((claimed,),) = cluster.execute("SELECT claimed FROM jobs WHERE id = %s", job_id)
+    return claimed
+
+
+async def unanswered(*_: object) -> None:
+    raise StoreUnavailable("the connection was lost")
 
 
 async def test_one_client_types_into_a_job_whatever_node_it_is_at(nodes: Nodes, cluster: Cluster) -> None:

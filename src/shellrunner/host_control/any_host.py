@@ -22,11 +22,14 @@ class AnyHostControls:
         self._local, self._orders = local, orders
         self.signals = local.signals
 
-    def command_state(self, job_id: int, /) -> CommandState:
-        """Return what is known of the job's command beside the history; nothing if it does not run."""
+    def command_state(self, job_id: int, claimed: Millis, /) -> CommandState:
+        """Return what is known of the job's command beside the history; nothing if it does not run.
+
+        `claimed`: when it was, as the history has it. What another host has reported may be of an earlier attempt.
+        """
         if self._local.runs(job_id):
             return self._local.command_state(job_id)
-        return self._orders.command_state(job_id)
+        return self._orders.command_state(job_id, claimed)
 
     async def send_signal(self, job_id: int, signum: int, *, to_tree: bool = False) -> None:
         """Send a signal to the command's process group, or to every process group among its descendants."""

@@ -133,8 +133,8 @@ class HostOrders(Protocol):
     def writers(self) -> WriterLeases:
         """Who types into which job."""
 
-    def command_state(self, job_id: int, /) -> CommandState:
-        """Return what is known here of a command that another host runs, beside the history."""
+    def command_state(self, job_id: int, claimed: Millis, /) -> CommandState:
+        """Return what is known here of a command that another host runs, beside the history: of the claim of then."""
 
     async def serve(self, host: CommandHost, /) -> None:
         """Let `host` carry out the orders to this host, until it is cancelled."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
+from shellrunner.clock import Millis
 from shellrunner.model import Job, JobStatus
 
 
@@ -59,6 +60,10 @@ class ListedJob(Hashable, Protocol):
     @property
     def is_running(self) -> bool:
         """Whether it runs."""
+
+    @property
+    def claimed(self) -> Millis | None:
+        """When it was claimed, if it runs."""
 
     @property
     def is_queued(self) -> bool:

@@ -76,7 +76,7 @@ OLDEST: Final = "SELECT min(created) FROM jobs INDEXED BY jobs_queued WHERE stat
 _SUBMITTER: Final = "SELECT submitter, run_as FROM jobs WHERE id = ?"
 
 # Where they are in a row of `_JOB`: some columns, and the parts behind those of `JobRow`.
-_ID, _SPEC, _STATE = map(JobRow._fields.index, ("id", "spec", "state"))
+_ID, _SPEC, _STATE, _CREATED, _CLAIMED = map(JobRow._fields.index, ("id", "spec", "state", "created", "claimed"))
 _AWAITED_JOB: Final = len(JobRow._fields)
 _HOST: Final = _AWAITED_JOB + len(AwaitedRow._fields)
 _CALLBACK: Final = _HOST + len(JobHostRow._fields)
@@ -106,6 +106,10 @@ class ListedRow(NamedTuple):
     @property
     def is_running(self) -> bool:
         return bool(self.row[_STATE] == State.RUNNING)
+
+    @property
+    def claimed(self) -> Millis | None:
+        return (self.row[_CLAIMED] or self.row[_CREATED]) if self.is_running else None
 
     @property
     def is_queued(self) -> bool:

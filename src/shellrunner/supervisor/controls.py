@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
+from shellrunner.clock import Millis
 from shellrunner.errors import (
     BeingEnded,
     InputClosed,
@@ -74,8 +75,11 @@ class Controls:
         if job.claim.token != token:
             raise NotRunning(job_id)
 
-    def command_state(self, job_id: int, /) -> CommandState:
-        """Return what is known of the job's command beside the history; nothing if it does not run."""
+    def command_state(self, job_id: int, _: Millis | None = None, /) -> CommandState:
+        """Return what is known of the job's command beside the history; nothing if it does not run.
+
+        That is always of its present claim, whenever that was made.
+        """
         job = self._find(job_id)
         return CommandState() if job is None else CommandState(_find_pid(job), job.is_paused, job.terminal)
 

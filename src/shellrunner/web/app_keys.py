@@ -11,6 +11,7 @@ from aiohttp import web
 
 from shellrunner.access import Identity
 from shellrunner.access.authenticator import Authenticator
+from shellrunner.clock import Millis
 from shellrunner.config import Settings
 from shellrunner.model import CommandState
 from shellrunner.store import History, Hosts
@@ -53,8 +54,8 @@ class NotReady(NamedTuple):
 class FindCommandState(Protocol):
     """Finds what is known of a running command beside the history."""
 
-    def __call__(self, job_id: int, /) -> CommandState:
-        """Return it; nothing is known of a job that does not run."""
+    def __call__(self, job_id: int, claimed: Millis, /) -> CommandState:
+        """Return it for the claim of that time; nothing is known of a job that does not run."""
 
 
 STORE: Final = web.AppKey("store", History)

@@ -31,15 +31,15 @@ class StatusView:
     def live_state(self, job_id: int, phase: Phase) -> LiveState:
         """Return what to add for a job in this phase."""
         if isinstance(phase, Running):
-            return LiveState(self._find_command_state(job_id))
+            return LiveState(self._find_command_state(job_id, phase.claimed))
         if isinstance(phase, Queued):
             return LiveState(pending=self._store.why_queued(phase))
         return _NOTHING
 
     def live_state_of(self, job: ListedJob) -> LiveState:
         """Return what to add for a job as it was read, of which nothing is parsed unless it is queued."""
-        if job.is_running:
-            return LiveState(self._find_command_state(job.id))
+        if (claimed := job.claimed) is not None:
+            return LiveState(self._find_command_state(job.id, claimed))
         return self.live_state(job.id, job.status().phase) if job.is_queued else _NOTHING
 
     def document(self, job: Job | JobStatus) -> documents.Status:

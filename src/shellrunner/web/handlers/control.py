@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from shellrunner.clock import Millis
 from shellrunner.errors import BadParameter
 from shellrunner.model import CommandState, TerminalSize
 from shellrunner.web.app_keys import STORE, identity_of, job_id
@@ -59,8 +60,11 @@ class JobControls(Protocol):
             NoTerminal: it does not run on one.
         """
 
-    def command_state(self, job_id: int, /) -> CommandState:
-        """Return what is known of the job's command beside the history; nothing if it does not run."""
+    def command_state(self, job_id: int, claimed: Millis, /) -> CommandState:
+        """Return what is known of the job's command beside the history; nothing if it does not run.
+
+        `claimed`: when it was, as the history has it.
+        """
 
     async def send_input(self, job_id: int, offset: int | None, data: bytes, *, end: bool) -> None:
         """Write all of `data` to the command's input, which must be at `offset` if that is given; `end` closes it.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from shellrunner.clock import Millis
 from shellrunner.errors import StoreUnavailable
 from shellrunner.model import Claim, CommandState
 from shellrunner.store.db import Db
@@ -34,23 +35,26 @@ class KnownCommands:
         self._to_read: set[int] | None = None  # None: all
         self._wake = asyncio.Event()
 
-    def find(self, job_id: int) -> CommandState:
-        """Return what is known of a running command."""
+    def find(self, job_id: int, claimed: Millis) -> CommandState:
+        """Return what is known of a running command; nothing if that is of another claim than the one of then."""
         row = self._rows.get(job_id)
-        return CommandState() if row is None else row.state
+        return row.state if row is not None and row.claimed in (claimed, None) else CommandState()
 
     def take(self, rows: Iterable[CommandRow]) -> None:
         """Take over rows; what is older than what is known already counts no more."""
         changed = []
         for row in rows:
             before = self._rows.get(row.job_id)
-            if before is not None and before.token == row.token and (row.version or 0) <= (before.version or 0):
+            earlier = before if before is not None and before.token == row.token else None  # of the same claim
+            claimed = row.claimed or (earlier and earlier.claimed)
+            if earlier is not None and (row.version or 0) <= (earlier.version or 0):
+                self._rows[row.job_id] = earlier._replace(claimed=claimed)
                 continue
             if row.version is not None:
-                self._rows[row.job_id] = row
+                self._rows[row.job_id] = row._replace(claimed=claimed)
             else:
                 self._rows.pop(row.job_id, None)
-            if row.state != (CommandState() if before is None else before.state):
+            if row.state != (CommandState() if earlier is None else earlier.state) or before is not earlier:
                 changed.append(row.job_id)
         self._on_changed(changed)
 

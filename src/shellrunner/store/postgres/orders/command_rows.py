@@ -6,6 +6,7 @@ A row counts only while its job runs under the row's token. `version` grows with
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from shellrunner.clock import Millis
 from shellrunner.model import CommandState, TerminalSize
 from shellrunner.store.db import Db
 
@@ -18,20 +19,21 @@ _DELETE: Final = """DELETE FROM commands USING unnest(?::bigint[], ?::text[]) AS
     WHERE commands.job = ended.job AND commands.token = ended.token"""
 _REMOVE_STALE: Final = """DELETE FROM commands WHERE NOT EXISTS
     (SELECT 1 FROM jobs WHERE id = commands.job AND state = 'running' AND token = commands.token)"""
-_READ: Final = """SELECT jobs.id, jobs.token, version, pid, paused, terminal_rows, terminal_columns
+_READ: Final = """SELECT jobs.id, jobs.token, version, pid, paused, terminal_rows, terminal_columns, claimed
     FROM jobs LEFT JOIN commands ON commands.job = jobs.id AND commands.token = jobs.token
     WHERE jobs.id = ANY(?) AND state = 'running'"""
-_READ_ALL: Final = """SELECT commands.job, commands.token, version, pid, paused, terminal_rows, terminal_columns
+_READ_ALL: Final = """SELECT jobs.id, jobs.token, version, pid, paused, terminal_rows, terminal_columns, claimed
     FROM commands JOIN jobs ON jobs.id = commands.job AND jobs.token = commands.token WHERE state = 'running'"""
 
 
 class CommandRow(NamedTuple):
-    """What is known of the command of one claim. version: None: there is no row of it."""
+    """What is known of the command of one claim. version: None: there is no row of it. claimed: None: not known."""
 
     job_id: int
     token: str
     version: int | None
     state: CommandState
+    claimed: Millis | None = None
 
 
 def to_json(row: CommandRow) -> list[object]:
@@ -83,6 +85,7 @@ def read_all(db: Db) -> list[CommandRow]:
 
 
 def _to_row(row: Sequence[Any]) -> CommandRow:
-    job_id, token, version, pid, paused, rows, columns = row
+    job_id, token, version, pid, paused, rows, columns, claimed = row
     size = TerminalSize(rows, columns) if rows is not None else None
-    return CommandRow(job_id, token, version, CommandState() if version is None else CommandState(pid, paused, size))
+    state = CommandState() if version is None else CommandState(pid, paused, size)
+    return CommandRow(job_id, token, version, state, claimed)

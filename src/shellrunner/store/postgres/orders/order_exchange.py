@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from shellrunner.clock import Millis
 from shellrunner.errors import HostSilent, KeeperSilent, NoSuchJob, NotRunning, StoreUnavailable
 from shellrunner.model import CommandState, State
 from shellrunner.store.hosts import TIMEOUT, Answer, CommandHost, HostOrder, OrderKind
@@ -165,9 +166,9 @@ class OrderExchange:
         finally:
             del self._waiting[key]
 
-    def command_state(self, job_id: int, /) -> CommandState:
-        """Return what is known here of a command that another host runs, beside the history."""
-        return self._known_commands.find(job_id)
+    def command_state(self, job_id: int, claimed: Millis, /) -> CommandState:
+        """Return what is known here of a command that another host runs, beside the history: of the claim of then."""
+        return self._known_commands.find(job_id, claimed)
 
     # Tasks ------------------------------------------------------------------------------------------------------
 
