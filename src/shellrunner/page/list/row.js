@@ -77,7 +77,7 @@ function createCommand(job) {
 function createReason(job) {
   const pending = job.state === "queued" || job.state === "waiting" ? describePending(job.pending) : "";
   const reason = job.unreachable ? describeUnreachable(job.unreachable) : pending;
-  return reason ? createElement("span", { class: "reason" }, escapeControls(reason, 300)) : null;
+  return reason ? createElement("span", { class: "reason", title: escapeControls(reason) }, escapeControls(reason, 300)) : null;
 }
 
 function createAttempt(number) {

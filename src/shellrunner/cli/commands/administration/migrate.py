@@ -56,7 +56,7 @@ def migrate(config: Path | None, *, after_restore: bool, roles: dict[str, str]) 
         declared = import_postgres("hosts.after_restore").declare_restored(store.url)
         lost = f"{declared.lost} running job{'s' * (declared.lost != 1)} lost"
         click.echo(f"{store.database}: restored, epoch {declared.epoch}, {lost}")
-        click.echo("all queues are paused: look at the jobs, then use shellrunner queues resume --all")
+        click.echo("all queues are paused: look at the jobs, then use `shellrunner queues resume --all`")
 
 
 def parse_roles(given: tuple[str, ...]) -> dict[str, str]:

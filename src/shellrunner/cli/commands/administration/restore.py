@@ -30,4 +30,5 @@ def restore(source: Path, config: Path | None, state_dir: Path | None, *, set_as
         click.echo(f"the earlier history is in {done.set_aside}")
     for note in done.notes:
         click.echo(f"warning: {note}", err=True)
-    click.echo("all queues are paused: start the service, look at its jobs, then use shellrunner queues resume --all")
+    resume = "`shellrunner queues resume --all`"
+    click.echo(f"all queues are paused: start the service, look at its jobs, then use {resume}")
