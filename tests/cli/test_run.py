@@ -148,7 +148,7 @@ async def test_detached_it_prints_the_number_and_goes(shared: Service, typist: T
 
 
 REFUSED = {
-    ("--queue", "nowhere", "true"): "--queue: must be one of the queues",
+    ("--queue", "nowhere", "true"): "; an admin makes another one with `shellrunner queues create NAME`",
     ("-e", "A", "true"): "'A' is not set in the environment",
     (
         "--timeout",
