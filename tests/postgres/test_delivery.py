@@ -161,6 +161,15 @@ def test_a_settled_job_is_forgotten(connections: Any) -> None:
     assert one.execute("SELECT count(*) FROM pgqueuer").fetchone() == (1,)
 
 
+def test_the_log_of_the_engine_stays_short(connections: Any) -> None:
+    """Nobody reads it, and each sweep reads all of it."""
+    one, _ = connections
+    one.execute("""INSERT INTO pgqueuer_log (created, job_id, status, priority, entrypoint)
+        SELECT now() - make_interval(secs => age), age, 'queued', 0, '' FROM unnest(ARRAY[30, 90, 4000]) AS age""")
+    PgqueuerDelivery().redeliver(PostgresDb(one), [])
+    assert one.execute("SELECT job_id FROM pgqueuer_log").fetchall() == [(30,)]
+
+
 def test_offers_that_cannot_be_claimed_are_forgotten(connections: Any) -> None:
     """Those of jobs that were cancelled, deleted, moved or given another priority; not those of another line."""
     one, _ = connections

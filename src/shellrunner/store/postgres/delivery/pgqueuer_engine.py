@@ -40,7 +40,8 @@ _FORGET_UNCLAIMABLE: Final = """DELETE FROM pgqueuer WHERE id IN (SELECT id FROM
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = convert_from(offer.payload, 'UTF8')::bigint
         AND state || '' = 'queued' AND priority = offer.priority
         AND to_json(ARRAY[queue, coalesce(submitter, '')])::text = line))) FOR UPDATE SKIP LOCKED)"""
-_FORGET_LOG: Final = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 hour'"
+# It has no index, and the writer reads all of it: so it is kept short.
+_FORGET_LOG: Final = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 minute'"
 
 
 @cache
@@ -108,7 +109,7 @@ class PgqueuerDelivery:
         return [QueuedJob(job_id, Line(queue, submitter), priority) for job_id, queue, submitter, priority in found]
 
     def redeliver(self, db: Db, lost: Sequence[QueuedJob]) -> None:
-        """Add rows for these jobs, and forget the engine's log of what is older than an hour."""
+        """Add rows for these jobs, and forget what the engine has logged, but for the last minute."""
         db.execute(_FORGET_LOG)
         if lost:
             self.enqueue(db, lost)
