@@ -3,7 +3,7 @@
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shellrunner.model import JobSpec
+from shellrunner.model import Job, JobSpec
 from shellrunner.web.feeds.shared_read import INTERVAL
 from shellrunner.web.feeds.status_feed import STATUS_FEED
 from shellrunner.web.http.connections import CONNECTIONS, ConnectionLimits
@@ -83,6 +83,14 @@ async def listed(site: Site) -> list[dict[str, Any]]:
     return found
 
 
+async def followed(site: Site, step: Awaitable[object], job_id: int | None = None) -> None:
+    """Take a step of the worker with a job; return once the app's node, which may be another one, has followed it."""
+    before = site.store.changes.head
+    done = await step
+    wanted = done.id if isinstance(done, Job) else job_id
+    await until(lambda: any(changed == wanted for _, changed in site.store.changes.since(before, 1000) or ()))
+
+
 class Life:
     """Jobs that are added, run, ended, cancelled and deleted at random."""
 
@@ -104,6 +112,8 @@ class Life:
             if self._chance.random() < 0.3:
                 gone = self._done.pop(self._chance.randrange(len(self._done)))
                 await self._site.store.delete_job(gone)
+        if self._site.worker_store is not self._site.store:  # its notes come in their order: the last one is this
+            await followed(self._site, self._site.worker_store.add(JobSpec(command="true")))
 
 
 async def test_live(site: Site) -> None:
@@ -203,12 +213,12 @@ async def test_each_once_as_it_is_now(site: Site) -> None:
         await site.submit()
         place = (await anext(events)).id
     first, runner = 1, site.simulated_runner()
-    await runner.claim()
+    await followed(site, runner.claim(), first)
     second = await site.submit()
-    await runner.finish()
-    await runner.claim()
+    await followed(site, runner.finish(), first)
+    await followed(site, runner.claim(), second)
     third = await site.submit()
-    await runner.finish()
+    await followed(site, runner.finish(), second)
     await site.store.request_cancel(third)
     await site.store.delete_job(first)
     async with asyncio.timeout(5), changes(site, Last_Event_ID=str(place)) as (_, events):
