@@ -39,7 +39,8 @@ export function openAgainDialog(job, { edit, onSubmitted }) {
 /** Ask for what the service misses in jobs that it refused to run again, by their ids, once for all jobs that miss it.
     Resolves to the body of each that can be submitted now, by its id; to none if the dialog was closed. */
 export function askForSecrets(refusals) {
-  const missing = new Map([...refusals].map(([id, error]) => [id, missingIn(error)]).filter(([, keys]) => keys.length));
+  const byId = [...refusals].sort(([one], [other]) => one - other); // they came in any order
+  const missing = new Map(byId.map(([id, error]) => [id, missingIn(error)]).filter(([, keys]) => keys.length));
   if (!missing.size) return new Map();
   const fields = prepare(`Run ${formatCount(missing.size, "more job")} again?`, "");
   for (const key of new Set([...missing.values()].flat())) fields.ask(key, describeUsers(key, missing));
