@@ -85,12 +85,17 @@ async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service: S
     assert output_text(events) == "10%\r20%\r\n\n\r\n\nend"
 
 
-async def test_o9_the_order_of_both_streams_is_kept(service: Service) -> None:
-    """Writes that alternate with pauses between them come in that order, also after the end."""
-    job = await service.submit("for i in 1 2 3 4 5; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; done")
-    live = await _events(service, job)
-    order = output_text(live, "stdout", "stderr")
-    assert order.split() == [f"{stream}{i}" for i in range(1, 6) for stream in "oe"]
+async def test_o9_the_order_of_both_streams_is_kept(service: Service, tmp_path: Path) -> None:
+    """Writes that alternate, each after the one before it was stored, come in that order, also after the end."""
+    wait = f"while [ ! -e {tmp_path}/%s$i ]; do sleep 0.01; done"
+    job = await service.submit(f"for i in 1 2 3 4 5; do echo o$i; {wait % 'o'}; echo e$i >&2; {wait % 'e'}; done")
+    written = [f"{stream}{i}" for i in range(1, 6) for stream in "oe"]
+    async with service.session.get(f"{service.url}/api/statuses/{job}/output?follow=true") as response:
+        for each in written:
+            assert await response.content.readuntil(b"\n") == f"{each}\n".encode()
+            (tmp_path / each).touch()
+    order = output_text(await _events(service, job), "stdout", "stderr")
+    assert order.split() == written
     _, _, output = await service.get(f"/api/statuses/{job}/output")
     assert output.decode() == order
 

@@ -248,7 +248,7 @@ async def test_c7_keepers_that_cannot_be_started_are_not_ready(down: Service) ->
     assert (await service.run("echo on"))["stdout"] == "on\n"
 
 
-async def test_c9_a_keeper_that_cannot_write_its_slot_fails_one_job(down: Service) -> None:
+async def test_a_keeper_that_cannot_write_its_slot_fails_one_job(down: Service) -> None:
     """It takes no other, or every queued job would fail at it within a second; a new keeper runs the next one."""
     service = await down.start(SUPERVISOR__MAX_RUNNING=1)
     await until(lambda: len(service.keepers()) == 1 + SPARE_KEEPERS)
