@@ -698,6 +698,7 @@ async def test_a_full_disk_is_a_clear_error(service: Service, tmp_path: Path, ty
     assert done.err.count("\n") == 1, "nothing was left"
 
 
+@pytest.mark.heavy
 async def test_a_restore_on_a_full_disk_changes_nothing(service: Service, tmp_path: Path) -> None:
     """If a restore fails while files are copied, what was there is as it was."""
     job = await service.submit(LARGE)

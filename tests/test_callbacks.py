@@ -243,6 +243,7 @@ async def test_the_day_begins_when_the_end_is_recorded(tmp_path: Path) -> None:
         assert await settled(store, job) == Callback(Delivery.DELIVERED, 3)
 
 
+@pytest.mark.heavy
 async def test_a_slow_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
     """While many results are due at a host that hangs, another host gets its own at once; the others time out."""
     hangs = asyncio.Event()
@@ -468,6 +469,7 @@ async def test_what_was_deleted_is_not_sent(tmp_path: Path) -> None:
         assert len(receiver.came) == 2
 
 
+@pytest.mark.heavy
 async def test_many_results_are_all_delivered_once(tmp_path: Path) -> None:
     """Two hundred results at once reach a receiver that takes them, each exactly once."""
     async with opened(tmp_path) as store, Receiver() as receiver, calling(store, receiver.host):
@@ -591,6 +593,7 @@ def test_config_refuses_callbacks_that_could_not_be_trusted(callbacks: dict[str,
     assert "secret" not in callbacks or callbacks["secret"] not in refused.value.detail
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="a service in the test's process is a single host")
 async def test_a_crash_of_the_caller_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

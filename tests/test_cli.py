@@ -31,6 +31,7 @@ def test_the_version_is_the_packages() -> None:
     assert "shellrunner" in done.stdout
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: Any) -> None:
     """`--help` exits with 0 and has examples, and every option, also of subcommands, has a help text."""
@@ -90,6 +91,7 @@ def test_wrong_arguments_are_refused_without_a_traceback(arguments: Any) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.heavy
 def test_the_unit_starts_this_installation(tmp_path: Path) -> None:
     """ExecStart has the absolute paths of an existing program and of the configuration."""
     unit = run("unit", "--config", "x.toml").stdout.splitlines()
@@ -102,6 +104,7 @@ def test_the_unit_starts_this_installation(tmp_path: Path) -> None:
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout == run("--version").stdout
 
 
+@pytest.mark.heavy
 def test_the_unit_runs_as_the_given_user() -> None:
     """--user sets user and group; the default is the caller."""
     me = pwd.getpwuid(os.geteuid()).pw_name

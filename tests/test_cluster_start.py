@@ -462,6 +462,7 @@ async def test_a_host_that_stops_running_jobs_sees_its_own_to_their_end(
 # What is never shown
 
 
+@pytest.mark.heavy
 async def test_the_password_is_shown_nowhere(nodes: Any, database: str) -> None:
     """Neither a log, an argument, a document of the API, a metric nor an environment of a command has it."""
     api = nodes("api", database)

@@ -232,6 +232,7 @@ def put_back(backup: Path, state: Path, *, rename: bool) -> None:
             (state / left).unlink(missing_ok=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stopped", ["stopped", "killed"])
 @pytest.mark.parametrize("rename", [True, False], ids=["mv", "cp"])
 async def test_c2_a_restored_history_runs_nothing_again(
@@ -325,6 +326,7 @@ async def test_c2_a_command_that_the_history_does_not_know_can_be_ended(
     assert len(list((service.state_dir / "slots" / "aside").glob("*.slot"))) >= 2
 
 
+@pytest.mark.heavy
 async def test_c2_a_whole_directory_put_back_in_place_is_held(down: Service, ledger: Ledger, tmp_path: Path) -> None:
     """C2: `cp -a backup/. state/` keeps every inode, also the lock's; the newer generation is still there."""
     service = await down.start(SUPERVISOR__MAX_RUNNING=1)
@@ -345,6 +347,7 @@ async def test_c2_a_whole_directory_put_back_in_place_is_held(down: Service, led
     assert ledger.starts() == before
 
 
+@pytest.mark.heavy
 async def test_c3_a_removed_history_is_not_silently_begun_again(down: Service, ledger: Ledger) -> None:
     """C3: without history.db the service does not start; with --new-history its ids are above the earlier ones."""
     service = await down.start()
@@ -371,6 +374,7 @@ async def test_c3_a_removed_history_is_not_silently_begun_again(down: Service, l
     await until(lambda: not lives(keeper.pid))
 
 
+@pytest.mark.heavy
 async def test_c3_a_history_of_another_directory_is_refused(down: Service, tmp_path: Path) -> None:
     """C3: where the files beside it are of another history it is refused, or held if that is wanted."""
     async with served(tmp_path / "other") as other:
@@ -387,6 +391,7 @@ async def test_c3_a_history_of_another_directory_is_refused(down: Service, tmp_p
     assert await service.submit("true") > job["result_id"]
 
 
+@pytest.mark.heavy
 async def test_two_servers_on_one_directory_by_two_paths(down: Service, tmp_path: Path) -> None:
     """A symbolic link leads to the same home: the lock refuses the second server, and moves are not noticed."""
     service = await down.start()

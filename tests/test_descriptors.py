@@ -42,6 +42,7 @@ def with_limit(state_dir: Path, limit: str) -> Service:
     return service
 
 
+@pytest.mark.heavy
 async def test_n4_a_limit_of_64_keeps_the_api_answering_while_connections_are_hoarded(tmp_path: Path) -> None:
     """A hundred idle connections, then more jobs than fit: everything runs, and the log has a few lines."""
     service = await with_limit(tmp_path / "state", "-n 64").start()
@@ -64,6 +65,7 @@ async def test_n4_a_limit_of_64_keeps_the_api_answering_while_connections_are_ho
     assert len(lines) < 10, lines
 
 
+@pytest.mark.heavy
 async def test_n4_without_a_descriptor_nothing_is_accepted_and_one_line_says_so(tmp_path: Path) -> None:
     """The limit is lowered under the running service: one line for each listener, and it accepts again afterwards."""
     service = await Service(tmp_path / "state").start()
@@ -141,6 +143,7 @@ async def test_n4_a_job_is_adopted_once_the_slots_can_be_looked_at(tmp_path: Pat
     assert [entry for entry in service.log if entry["level"] == "fatal"] == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("call", ["open", "rename"])
 async def test_n4_an_unknown_keeper_is_seen_to_its_end_without_descriptors(tmp_path: Path, call: str) -> None:
     """Its slot is read, and quarantined when it is gone, as soon as that can be done; the server goes on."""
@@ -171,6 +174,7 @@ async def test_n4_an_unknown_keeper_is_seen_to_its_end_without_descriptors(tmp_p
     assert [entry for entry in service.log if entry["level"] == "fatal"] == []
 
 
+@pytest.mark.heavy
 async def test_a_limit_that_is_too_low_for_anything_is_refused_in_words(tmp_path: Path) -> None:
     """Exit code 2, and the message names both numbers and how to raise the limit."""
     service = with_limit(tmp_path / "state", "-n 45")
@@ -180,6 +184,7 @@ async def test_a_limit_that_is_too_low_for_anything_is_refused_in_words(tmp_path
     await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_the_fork_server_has_more_descriptors_than_its_commands(tmp_path: Path) -> None:
     """With a soft limit of 24 and a higher hard one, 20 commands run at once, each with the soft limit."""
     service = with_limit(tmp_path / "state", "-Sn 24")

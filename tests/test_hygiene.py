@@ -40,6 +40,7 @@ ENVIRONMENT = {
 }
 
 
+@pytest.mark.heavy
 async def test_nothing_of_the_services_environment_is_in_a_jobs(down: Service, tmp_path: Path) -> None:
     """With all that systemd and operators set, a job has exactly the documented variables, and its keeper none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -102,6 +103,7 @@ async def test_a_new_fork_server_cannot_be_looked_into_either(service: Service) 
     assert result["stdout"].split() == [str(parent(keeper.pid)), str(keeper.pid)]
 
 
+@pytest.mark.heavy
 async def test_jobs_keep_the_umask_and_the_service_has_its_own(down: Service) -> None:
     """What a job makes has the mode that it would have anywhere; what the service makes is for its user only."""
     down.umask = 0o027
@@ -123,6 +125,7 @@ async def test_jobs_keep_the_umask_and_the_service_has_its_own(down: Service) ->
     assert output.startswith(b"0027\n")
 
 
+@pytest.mark.heavy
 async def test_jobs_keep_the_umask_when_the_fork_server_is_another(down: Service) -> None:
     """A fork server that is started late, when the server has its own umask, has the one of the beginning too."""
     down.umask = 0o027

@@ -47,6 +47,7 @@ def modules() -> list[str]:
     return [".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__"]
 
 
+@pytest.mark.heavy
 def test_importing_changes_no_process_state() -> None:
     """No import changes umask, limits, signal handlers, warnings' filters, environment or directory.
 

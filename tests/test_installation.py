@@ -130,6 +130,7 @@ def test_a_package_gets_files_and_nothing_else(shellrunner: Run, tmp_path: Path)
     assert "nothing to do" in shellrunner("install", "--root", root).stderr
 
 
+@pytest.mark.heavy
 def test_the_addresses_are_checked(shellrunner: Run, tmp_path: Path) -> None:
     """An invalid --listen is an error that names it, and so is one that an existing configuration contradicts."""
     assert (
@@ -148,12 +149,14 @@ def test_without_systemd_the_error_says_what_to_do(shellrunner: Run) -> None:
     assert "--no-start" in shellrunner("install", "--user", code=1).stderr
 
 
+@pytest.mark.heavy
 def test_options_that_exclude_each_other_are_refused(shellrunner: Run, tmp_path: Path) -> None:
     """--user is not combined with --root, --user-name or --hardening."""
     for words in (["--root", tmp_path], ["--user-name", "x"], ["--hardening", "strict"]):
         assert "cannot be combined" in shellrunner("install", "--user", *words, code=2).stderr
 
 
+@pytest.mark.heavy
 def test_a_removal_keeps_settings_unless_it_purges(shellrunner: Run, tmp_path: Path) -> None:
     """`uninstall --user` removes the units; with --purge also settings and history. Repeated, it does nothing."""
     shellrunner("install", "--user", "--no-start")
@@ -313,6 +316,7 @@ def test_a_host_has_a_service_or_a_worker(tmp_path: Path) -> None:
     assert tmp_path / "shellrunner.service" not in removed
 
 
+@pytest.mark.heavy
 def test_a_dry_run_of_a_worker_prints_its_unit(shellrunner: Run, tmp_path: Path) -> None:
     """And changes nothing; options of a service that listens are refused."""
     config = tmp_path / "shellrunner" / "config.toml"

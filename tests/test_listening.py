@@ -308,6 +308,7 @@ async def test_a_passed_socket_replaces_the_settings(make: Any, held: Any, tmp_p
     assert "LISTEN_" not in (await service.run("env"))["stdout"]
 
 
+@pytest.mark.heavy
 async def test_a_passed_socket_is_held_by_nobody_but_the_service(make: Any, held: Any) -> None:
     """Neither the fork server nor a keeper nor a command inherits it: the port would outlive the service."""
     service = activated(make(), held)
@@ -347,6 +348,7 @@ def waiting_clients(listener: Any) -> Any:
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 
+@pytest.mark.heavy
 async def test_a_passed_unix_socket_keeps_its_file(make: Any, tmp_path: Path) -> None:
     """A passed Unix socket is served, and its file is left to systemd."""
     with socket.socket(socket.AF_UNIX) as listener:
@@ -409,6 +411,7 @@ def pair() -> Iterator[Any]:
         yield one
 
 
+@pytest.mark.heavy
 async def test_systemds_own_tool_starts_it(make: Any) -> None:
     """Under systemd-socket-activate the first connection starts the service, which answers it."""
     tool = shutil.which("systemd-socket-activate")
@@ -453,6 +456,7 @@ def alone() -> Any:
     return words
 
 
+@pytest.mark.heavy
 async def test_a_passed_socket_that_others_can_reach_needs_tokens(make: Any, alone: Any) -> None:
     """Without tokens it is refused as the same address in the settings would be."""
     service = make()

@@ -70,6 +70,7 @@ def test_a_forked_process_finds_what_a_started_one_does(locale: Any, tmp_path: P
     assert probe(False, **options) == probe(True, **options)
 
 
+@pytest.mark.heavy
 def test_a_forked_process_inherits_as_a_started_one_does(altered: Any) -> None:
     """Umask, ignored and blocked signals, and passed descriptors with their numbers come from the test's process."""
     reading, writing = os.pipe()

@@ -28,6 +28,7 @@ from tests.support.service import Service
 from tests.support.waiting import until
 
 
+@pytest.mark.heavy
 @pytest.mark.each_process
 @pytest.mark.real_exec
 async def test_s2_running_jobs_go_on_through_a_restart(service: Service, tmp_path: Path) -> None:
@@ -83,6 +84,7 @@ async def test_queued_jobs_stay_queued_and_run_once(service: Service, tmp_path: 
     assert order.read_text().split() == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.heavy
 @pytest.mark.each_process
 async def test_s4_killed_at_every_step_nothing_is_missing_doubled_or_false(service: Service, tmp_path: Path) -> None:
     """Through many kills of the server under load: every accepted job once, with its own code, or `lost`."""
@@ -386,6 +388,7 @@ async def test_stop_keep_leaves_jobs_running_and_logs_how_many(service: Service,
     assert (await service.result(job))["exit_code"] == 2
 
 
+@pytest.mark.heavy
 async def test_stop_drain_waits_for_what_runs_and_starts_nothing(service: Service, tmp_path: Path) -> None:
     """SIGTERM with on_stop=drain sees running jobs through and leaves the queued ones for the next start."""
     await service.stop()

@@ -155,6 +155,7 @@ def test_shares_and_a_profile_are_in_the_lines() -> None:
         assert token("create", "ci", *wrong).status == 2
 
 
+@pytest.mark.heavy
 def test_the_lines_can_be_appended_as_they_are(tmp_path: Path) -> None:
     """`2>>` to config.toml as it is shipped, and to a file that has others, is all there is to do."""
     path = tmp_path / "config.toml"
@@ -240,6 +241,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Any]:
             print(line)
 
 
+@pytest.mark.heavy
 async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
     """Each scope alone gives access to its own routes; without a valid token no route is accessible."""
     scopes = ("read", "run", "admin")

@@ -172,6 +172,7 @@ def test_no_output_is_text_that_cannot_be_encoded(charset: str) -> None:
         assert text.Decoder(charset).feed(data).encode()
 
 
+@pytest.mark.heavy
 @given(text=st.text())
 def test_output_cannot_forge_events(text: str) -> None:
     """E10: any output is the text of exactly one event."""
@@ -219,6 +220,7 @@ def test_malformed_cursor(text: str) -> None:
         StreamCursor.parse(text)
 
 
+@pytest.mark.heavy
 @given(words=_TEXT, charset=st.sampled_from(sorted(CHARSETS)), data=st.data())
 def test_excerpt_splits_no_character(words: str, charset: str, data: st.DataObject) -> None:
     """Both ends of an excerpt have characters of the output only, never U+FFFD."""
@@ -300,6 +302,7 @@ def test_the_most_arguments_and_variables() -> None:
             JobSpec.model_validate({key: more, **rest})
 
 
+@pytest.mark.heavy
 @given(
     document=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)

@@ -117,6 +117,7 @@ def test_a_job_is_allowed_if_and_only_if_one_rule_allows_all_of_it(listed: list[
         place = place[step.replace("~1", "/").replace("~0", "~")]
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, deadline=None)
 @given(rules, asked, st.dictionaries(st.sampled_from([*HARMLESS]), st.none()))
 def test_what_only_says_when_and_how_long_changes_nothing(rule: Rule, spec: dict[str, Any], more: Any) -> None:

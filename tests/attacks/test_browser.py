@@ -118,6 +118,7 @@ async def tried(page: Any, target: str, harms: dict[str, str], patience: int = 5
     return found
 
 
+@pytest.mark.heavy
 async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
     """From the service's own origin the same attempts read the secret in many ways, and start the command."""
     async with running(tmp_path) as target:
@@ -219,6 +220,7 @@ self.addEventListener("fetch", (event) => {
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("replaces", ["true", "false", "cached"])
 async def test_a1_a_service_worker_that_was_left_behind_is_removed(
     chromium: Any, tmp_path: Path, replaces: str

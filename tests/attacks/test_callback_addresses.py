@@ -98,6 +98,7 @@ def test_a6_what_the_configuration_names_is_allowed_and_nothing_beside_it() -> N
     assert allows("notlocalhost.", "8.8.8.8")
 
 
+@pytest.mark.heavy
 async def test_a6_a_name_that_leads_inside_is_not_called(tmp_path: Path) -> None:
     """A6: a host of the configuration that resolves to a special address gets nothing, and the job shows why."""
     async with opened(tmp_path) as store, Receiver() as receiver:

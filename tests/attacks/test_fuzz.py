@@ -331,6 +331,7 @@ def test_what_is_right() -> None:
         assert submissions(right.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n\r\n"), 1) == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(SECONDS + 120)
 def test_fuzz(tmp_path: Path) -> None:
     """Whatever is sent, responses are the service's own, nothing hangs or is 5xx, and only valid POSTs start jobs."""

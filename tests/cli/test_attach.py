@@ -43,6 +43,7 @@ async def cancel(service: Service, job: int) -> None:
     assert (await service.ask("POST", f"/api/jobs/{job}/cancel"))[0] == 202
 
 
+@pytest.mark.heavy
 async def test_the_command_has_this_terminal(typist: Typist) -> None:
     """It has the same size and TERM; a line that is typed is echoed once; the exit code is the command's."""
     typist.environment["TERM"] = "vt220"

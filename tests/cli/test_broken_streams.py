@@ -131,6 +131,7 @@ async def test_no_verb_needs_its_streams(shared: Service, typist: Typist, tmp_pa
             assert ("2" in closed) or ("Bad file descriptor" in done.err) == ("1" in closed)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["full", "closed"])
 async def test_messages_that_cannot_be_written_change_no_exit_code(
     shared: Service, typist: Typist, tmp_path: Path, kind: str

@@ -25,6 +25,7 @@ async def job_of(shared: Service, number: Any) -> Any:
     return (await shared.get(f"/api/jobs/{number}"))[2]
 
 
+@pytest.mark.heavy
 async def test_batch_submits_lines_and_json(shared: Service, typist: Typist) -> None:
     """Each line is a command or a JSON object; options are for all, and the ids come in the same order."""
     lines = '# comment\necho one\n\n  echo two  \n{"argv": ["echo", "three"], "priority": 7, "name": "third"}\n'
@@ -45,6 +46,7 @@ async def test_batch_submits_lines_and_json(shared: Service, typist: Typist) -> 
     assert keyed[0].out == keyed[1].out != b""
 
 
+@pytest.mark.heavy
 @given(st.lists(st.integers(0, 400_000), max_size=60), st.integers(0, 2500))
 async def test_batches_are_cut_by_number_and_size(sizes: list[int], more: int) -> None:
     """Each part has at most 1,000 jobs and fits into a request; together they are all jobs in order."""
@@ -123,6 +125,7 @@ async def test_many_jobs_are_changed_after_confirmation(shared: Service, typist:
         assert (await typist.run("cancel", str(job))).code == 0
 
 
+@pytest.mark.heavy
 async def test_hold_edit_and_release(shared: Service, typist: Typist) -> None:
     """A held job waits, can be changed by options and in an editor, and starts once it is released."""
     number = (await typist.run("submit", "--hold", "--label", "a=b", "true")).out.decode().strip()
@@ -173,6 +176,7 @@ def apply(target: Any, patch: Any) -> Any:
     return result
 
 
+@pytest.mark.heavy
 @given(JSON_OBJECTS, JSON_OBJECTS)
 async def test_a_merge_patch_makes_one_object_of_another(before: Any, after: Any) -> None:
     """What was edited is what the service will have, and nothing is sent of what was not touched."""

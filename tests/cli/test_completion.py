@@ -27,6 +27,7 @@ LINES = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SHELLS)
 async def test_values_are_completed(shared: Service, tmp_path: Path, name: str) -> None:
     """Values with `=` are completed in parts, without a blank between, also behind an address and in one word."""

@@ -133,6 +133,7 @@ async def test_lines_of_a_batch_end_in_a_line_feed(shared: Service, typist: Typi
     assert (await shared.result(int(done.out)))["stdout"] == "a\r\nb"
 
 
+@pytest.mark.heavy
 @in_the_loop
 async def test_a_batch_of_several_requests_says_how_far_it_came(shared: Service, typist: Typist) -> None:
     """Where a later request is refused, the error says which jobs were submitted before."""

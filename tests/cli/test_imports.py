@@ -31,6 +31,7 @@ async def imported(typist: Typist, *arguments: str) -> set[str]:
     return set(re.findall(r"^import time: .*\| +(\S+)$", errors.decode(), re.MULTILINE))
 
 
+@pytest.mark.heavy
 async def test_a_plain_call_imports_no_event_loop(typist: Typist, shared: Service) -> None:
     """Neither aiohttp, asyncio nor pydantic is imported to submit, list, wait for and read jobs."""
     assert (await shared.run("true"))["job_id"] >= 1

@@ -68,6 +68,7 @@ async def grown(service: Service, have: Any) -> Any:
         return int(response.headers["Content-Length"]) > have or (await service.status(1))["done"]
 
 
+@pytest.mark.heavy
 async def test_a_kill_while_input_is_given_loses_and_doubles_nothing(service: Service, typist: Typist) -> None:
     """Input is resumed at the byte that the server had received, and the command reads each byte once."""
     given = random.Random(6).randbytes(6_000_000)
@@ -98,6 +99,7 @@ async def test_a_lost_server_is_reported_where_nothing_is_drawn(service: Service
     assert (done.code, done.out, done.err) == (0, b"ended\n", "reconnected\n")
 
 
+@pytest.mark.heavy
 async def test_wait_outlives_a_restart(service: Service, typist: Typist) -> None:
     """`wait` exits with the command's code, although the server that it asked was replaced."""
     go = typist.home / "go"
@@ -158,6 +160,7 @@ def has_connection(service: Service) -> bool:
         return any(line.split()[1].endswith(f":{port}") and line.split()[3] == "01" for line in sockets)
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="the file of the history is deleted")
 async def test_a_job_that_somebody_deletes_ends_the_run(service: Service, typist: Typist) -> None:
     """`run` exits with 125 and does not report that the job continues, even if the whole history was deleted."""

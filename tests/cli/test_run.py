@@ -32,6 +32,7 @@ ENDINGS = {
 CONTINUES = "job N continues: use `shellrunner logs -f N` or `shellrunner cancel N`\n"
 
 
+@pytest.mark.heavy
 async def test_it_exits_as_the_command_did(typist: Typist) -> None:
     """The exit code is the command's, or that of its ending, which standard error then describes."""
     calls = await asyncio.gather(*(typist.run("run", "--", *command) for command in ENDINGS))
@@ -97,6 +98,7 @@ async def test_the_options_of_a_job_get_there(shared: Service, typist: Typist) -
     assert (job["timeout"], job["queue"]) == (90, "one")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 @pytest.mark.parametrize("how", ["-", "file"])
 async def test_standard_input_gets_there_to_the_byte(typist: Typist, size: int, how: str) -> None:
@@ -165,6 +167,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.heavy
 async def test_what_is_refused_is_125_with_the_reason(typist: Typist) -> None:
     """Each invalid call exits with 125 and a message, submits no job, and shows no traceback."""
     before = (await typist.run("ps", "-aq", "-n", "1")).out
@@ -220,6 +223,7 @@ BURST = "for i in 1 2 3; do echo o$i; echo e$i >&2; done"
 IN_ORDER = b"o1\ne1\no2\ne2\no3\ne3\n"
 
 
+@pytest.mark.heavy
 async def test_streams_that_lead_to_one_file_keep_their_order(typist: Typist) -> None:
     """Where both streams are one file or pipe here, they are one in the job; --split and --json keep them apart."""
     done = await typist.run("run", BURST, stderr=asyncio.subprocess.STDOUT)
@@ -257,6 +261,7 @@ async def test_a_file_for_standard_input_keeps_its_byte_order_mark(typist: Typis
     assert (await typist.run("run", "--stdin", tmp_path / "input", "od -An -tx1")).out == b" ef bb bf 78\n"
 
 
+@pytest.mark.heavy
 async def test_input_waits_for_a_job_that_is_queued(shared: Service, typist: Typist, tmp_path: Path) -> None:
     """`run` sends it once the job runs, like the first one of a server."""
     blocker = await typist.run("submit", "--queue", "one", f"until [ -e {tmp_path}/go ]; do sleep 0.02; done")

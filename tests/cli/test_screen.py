@@ -312,6 +312,7 @@ async def test_the_standard_descriptors_are_never_made_nonblocking(typist: Typis
         await screen.shows(b"[0, 0, 0]")
 
 
+@pytest.mark.heavy
 async def test_logs_do_not_act_beyond_the_screen(shared: Service, typist: Typist) -> None:
     """On a terminal titles, clipboard and questions are removed, colours stay; in a pipe and with --raw all does."""
     acts = "\\033]52;c;AAAA\\007\\033]0;title\\007\\033[6n\\302\\2336n"
@@ -344,6 +345,7 @@ async def test_logs_cut_lines_that_a_narrower_terminal_would_tear(shared: Servic
             assert (b"has 70 columns: lines are cut here, --raw wraps them\r\n" in before) is is_cut
 
 
+@pytest.mark.heavy
 async def test_json_on_a_terminal_shows_what_is_hidden(typist: Typist) -> None:
     """`show --json` and `ps --json` have escapes on a terminal, and are exact in a pipe."""
     command = "true # \u202e\u200b\u009b"

@@ -30,6 +30,7 @@ async def test_a_range_names_the_jobs_that_exist(shared: Service, typist: Typist
     assert (done.code, done.err) == (1, "there is no job in this range\n")
 
 
+@pytest.mark.heavy
 async def test_the_last_job_is_meant_where_none_is_named(shared: Service, typist: Typist) -> None:
     """`show`, `logs` and `wait` are about the last job, `cancel` and `signal` about the last one that runs."""
     runs = await shared.submit("sleep 60")
@@ -93,6 +94,7 @@ async def test_logs_of_one_attempt(shared: Service, typist: Typist) -> None:
     assert (await typist.run("logs", "--attempt", "1", "-f", number)).code == 2
 
 
+@pytest.mark.heavy
 async def test_documents_are_printed_as_asked(shared: Service, typist: Typist) -> None:
     """-o json is one document, jsonl one a line, table that of ps, template what the user writes, escaped."""
     jobs = await ended(shared, "exit 1", "exit 2")

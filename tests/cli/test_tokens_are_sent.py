@@ -28,6 +28,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Service]:
         await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_a_token_is_required_and_the_message_says_how_to_supply_one(guarded: Service, tmp_path: Path) -> None:
     """A token is taken from the environment or the user's file; a refusal is one line that names what to correct."""
     typist = Typist(tmp_path, SHELLRUNNER_URL=guarded.url)

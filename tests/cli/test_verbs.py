@@ -136,6 +136,7 @@ async def test_logs_passes_every_byte(typist: Typist) -> None:
     assert (await typist.run("logs", "-f", number)).out == given
 
 
+@pytest.mark.heavy
 async def test_ps_lists_what_is_not_done_and_with_a_all(shared: Service, typist: Typist) -> None:
     """`ps` lists unfinished jobs, newest first, and all with -a; as a table, ids or JSON; filters can be combined."""
     filters = ["--filter", "label=test:ps"]
@@ -228,6 +229,7 @@ async def test_t2_what_was_left_behind_is_reported(shared: Service, typist: Typi
     assert (await typist.run("wait", "-q", number)).err == ""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["USR1", "sigusr1", "10"])
 async def test_signal_reaches_the_group_or_the_tree(shared: Service, typist: Typist, name: str) -> None:
     """`signal` sends to the command's group, with --tree to all groups of the job; what cannot be sent is 1."""

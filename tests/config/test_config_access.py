@@ -293,6 +293,7 @@ def test_a_file_with_tokens_of_another_user_is_refused(file: Any) -> None:
     assert refusal(path) == [f"{path}: contains tokens, but belongs to another user (uid {NOBODY.pw_uid})"]
 
 
+@pytest.mark.heavy
 @as_root
 def test_run_as_needs_root(file: Any, tmp_path: Path) -> None:
     """A service that does not run as root can run commands as its own user only."""

@@ -99,6 +99,7 @@ async def test_a_job_is_asked_for_until_it_is_done(language: str, service: Servi
     assert sum(line.startswith("GET /api/statuses/") for line in between.asked) >= 2
 
 
+@pytest.mark.heavy
 @each_language
 async def test_without_an_exit_code(language: str, service: Service, tmp_path: Path) -> None:
     """A job that is refused, was killed, or whose service does not answer, is 125 with the reason."""
@@ -118,6 +119,7 @@ async def test_fan_out(language: str, service: Service, tmp_path: Path) -> None:
     assert (code, errors.startswith("50 jobs, 0 failed")) == (0, True)
 
 
+@pytest.mark.heavy
 @each_language
 async def test_follow_with_reconnect(language: str, service: Service, tmp_path: Path) -> None:
     """Output of both streams is exact to the byte, wherever the connection breaks; and the exit code."""
@@ -130,6 +132,7 @@ async def test_follow_with_reconnect(language: str, service: Service, tmp_path: 
     assert written == (4, "1\n2\n3\n4\n5\na\0b", "e1\ne2\ne3\ne4\ne5\n")
 
 
+@pytest.mark.heavy
 @each_language
 async def test_a_job_that_cannot_be_followed(language: str, service: Service, tmp_path: Path) -> None:
     """There is none of that number, or no service: that is 125 with a reason; the former is not tried again."""
@@ -140,6 +143,7 @@ async def test_a_job_that_cannot_be_followed(language: str, service: Service, tm
     assert (code, NOWHERE in errors) == (125, True)
 
 
+@pytest.mark.heavy
 async def test_the_python_of_the_guide_to_following(service: Service, tmp_path: Path) -> None:
     """What follow.md shows is run: with the client that blocks, with the other, and with the standard library."""
     blocks = [block.text for block in tour.blocks(GUIDE.read_text()) if block.language == "python"]

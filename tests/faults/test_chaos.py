@@ -140,6 +140,7 @@ class Round:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(450)
 async def test_chaos(tmp_path: Path, seed: int, whole: bool) -> None:
     """Everything is killed and stopped, then all but keepers and commands: nothing is missing, doubled or false.

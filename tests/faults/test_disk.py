@@ -56,6 +56,7 @@ async def ready(service: Service) -> bool:
     return (await service.get("/readyz"))[0] == 200
 
 
+@pytest.mark.heavy
 async def test_s8_on_a_full_disk_only_what_frees_or_ends_is_written(small: Service, disk: Path) -> None:
     """S8: ends, cancels and deletes go on after the first of them; of 200 submissions none eats the reserve."""
     done = [await small.submit("head -c 60000 /dev/zero") for _ in range(3)]

@@ -237,6 +237,7 @@ async def forks(tmp_path: Path) -> AsyncIterator[Forks]:
         first.process.wait(5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["once", "for a while", "crash"])
 async def test_c9_the_fork_server_survives_a_failing_call(forks: Forks, seed: int, kind: str, *, whole: bool) -> None:
     """Whichever call fails, or ends it: other commands go on, a dead keeper's tree is ended, the next fork works."""

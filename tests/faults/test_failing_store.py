@@ -76,6 +76,7 @@ def shape(request: pytest.FixtureRequest, whole: bool) -> str:
     return str(request.param)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", SHAPES, indirect=True)
 async def test_c8_whichever_call_of_the_store_fails(shape: str, sweep: Sweep) -> None:
     """What is refused never happens, what is accepted does, once; what runs ends truly; and it works again."""
@@ -93,12 +94,14 @@ async def test_c8_whichever_call_fails_at_the_start(shape: str, sweep: Sweep) ->
     await sweep.run(SHAPES[shape], FailingStore.run_start, step=12)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", ["three times", "crash before"], indirect=True)
 async def test_c8_whichever_call_fails_at_the_end(shape: str, sweep: Sweep) -> None:
     """It stops all the same, and what was accepted is run by the next."""
     await sweep.run(SHAPES[shape], FailingStore.run_stop, step=3)
 
 
+@pytest.mark.heavy
 async def test_c8_a_crash_of_the_store_is_loud(tmp_path: Path) -> None:
     """An error that nobody foresees ends the server with a reason; nobody waits for ever, and nothing is made up."""
     async with failing_store(tmp_path / "one") as there:

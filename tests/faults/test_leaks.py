@@ -104,11 +104,13 @@ class Load:
         return await until(lambda: measure(server, self._processes, state_dir), what="a fork server and a keeper")
 
 
+@pytest.mark.heavy
 async def test_jobs_leave_nothing(load: Load, whole: bool) -> None:
     """Jobs that end by themselves."""
     await load.assert_flat(250 if whole else 40, lambda units: load.run_all(units, command="echo $$; exit 3"))
 
 
+@pytest.mark.heavy
 async def test_spilled_output_that_is_deleted_leaves_nothing(service: Service, load: Load, whole: bool) -> None:
     """Jobs with files of their own, which are deleted with them."""
 

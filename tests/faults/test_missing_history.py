@@ -137,6 +137,7 @@ _CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE);"
 _SHRINK = f"CREATE TABLE big AS SELECT zeroblob(1000000); {_CHECKPOINT} DROP TABLE big; VACUUM; {_CHECKPOINT}"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("statements", [_CHECKPOINT, _SHRINK], ids=["checkpoint", "vacuum"])
 async def test_c4_what_another_program_does_in_order_is_no_damage(service: Service, statements: str) -> None:
     """C4: another program checkpoints or vacuums the open history: jobs are accepted, and are there after a kill."""

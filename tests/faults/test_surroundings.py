@@ -62,6 +62,7 @@ async def test_s8_a_full_disk(kind: str, tmp_path: Path, need: Need, whole: bool
             await ordeal.run(partial(filled, directory), hold=6 if whole else 0)  # 6: a check of the history's health
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("root")
 async def test_s8_stops_and_starts_on_a_full_disk(tmp_path: Path, need: Need) -> None:
     """A server that is stopped, killed and started while there is no space."""
@@ -70,6 +71,7 @@ async def test_s8_stops_and_starts_on_a_full_disk(tmp_path: Path, need: Need) ->
             await Ordeal(service, tmp_path).run(partial(filled, directory), restarts=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("root")
 async def test_s8_a_start_on_a_full_disk(tmp_path: Path, need: Need) -> None:
     """The ballast is given up for the start; without it, the message names the cause, and nothing else to do."""
@@ -92,6 +94,7 @@ async def test_s8_a_start_on_a_full_disk(tmp_path: Path, need: Need) -> None:
             assert (await service.get(f"/api/results/{done['result_id']}"))[2] == done
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("root")
 async def test_s8_no_inodes(tmp_path: Path, need: Need) -> None:
     """Space, but no inode for further files."""
@@ -184,6 +187,7 @@ async def until_not_ready(service: Service) -> None:
     await until(refuses)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("hard", [False, True])
 async def test_few_open_files(tmp_path: Path, hard: bool) -> None:
     """A soft limit of 64 is raised; with a hard one of 64 the service works with few commands at once."""

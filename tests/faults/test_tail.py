@@ -1,8 +1,11 @@
 """O4: the last bytes of a command that ends at once, thousands of times."""
 
+import pytest
+
 from tests.support.keepers import ForkServer, keep, kept, record_of, start
 
 
+@pytest.mark.heavy
 def test_o4_the_tail_is_never_lost(fork_server: ForkServer, whole: bool) -> None:
     """10,000 times `printf x; exit 3` (by default 2,000), three at once: always the x, always the 3."""
     keepers = [fork_server.keeper(number) for number in (1, 2, 3)]

@@ -156,6 +156,7 @@ async def test_t3_whatever_wrapper(service: Service, tmp_path: Path, whole: bool
     assert marked(str(saved)) == []
 
 
+@pytest.mark.heavy
 async def test_t2_t3_random_trees_leave_nothing(service: Service, tmp_path: Path, whole: bool, seed: int) -> None:
     """Trees of random shape, ended in a random way: each worker has its TERM, nothing is left, the result is true."""
     chance = random.Random(seed)

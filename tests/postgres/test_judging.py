@@ -155,6 +155,7 @@ async def test_a_host_that_had_no_jobs_is_looked_at_again(tmp_path: Path, monkey
             await eventually(is_lost)
 
 
+@pytest.mark.heavy
 async def test_a_witness_that_returns_adds_what_it_saw_once(cluster: Cluster) -> None:
     """`lost` stays; `found` and the output are added under the claim's token, by the first report only."""
     async with cluster.node("b") as two, cluster.node("a") as one:
@@ -196,6 +197,7 @@ async def test_an_end_that_was_committed_without_an_answer_is_known(cluster: Clu
         assert (await one.job(job.id)).attempt == 2
 
 
+@pytest.mark.heavy
 async def test_a_host_that_comes_to_the_verdict_lost_itself_changes_nothing(cluster: Cluster) -> None:
     """Of a job that was declared lost meanwhile its own verdict is known, and is not taken for what was found."""
     async with cluster.node("b") as two, cluster.node("a") as one:
@@ -212,6 +214,7 @@ async def test_a_host_that_comes_to_the_verdict_lost_itself_changes_nothing(clus
         assert (phase.found, phase.end.completed == 5000) == (None, False)
 
 
+@pytest.mark.heavy
 async def test_a_second_server_with_the_name_of_a_living_one_is_refused(cluster: Cluster) -> None:
     """It is refused while the first renews its lease; once that has expired, it may have the name."""
     (cluster.directory / "other").mkdir()

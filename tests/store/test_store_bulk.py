@@ -37,6 +37,7 @@ async def test_only_matching_jobs_are_deleted(tmp_path: Path) -> None:
         assert await store.delete_jobs(Filters(text="make")) == DeleteCount(0, 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "filters",
     [

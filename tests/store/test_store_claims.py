@@ -59,6 +59,7 @@ async def test_a_request_removed_before_the_commit_claims_nothing(tmp_path: Path
         assert (await store.claim(2, "here")).token == "here"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_claim_cancelled_at_any_moment_loses_no_job(tmp_path: Path, turns: int) -> None:
     """However late the caller is cancelled, the next claim gets the job, or the cancelled one had it."""
@@ -106,6 +107,7 @@ async def test_a_write_with_another_token_changes_nothing(tmp_path: Path) -> Non
         assert phase.end == ended(7)
 
 
+@pytest.mark.heavy
 async def test_a_requeued_job_whose_cancellation_was_requested_is_cancelled(tmp_path: Path) -> None:
     """requeue queues a job again, but ends it without a start if its cancellation was requested."""
     async with opened(tmp_path) as store:

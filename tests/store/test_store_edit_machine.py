@@ -235,7 +235,7 @@ class EditMachine(RuleBasedStateMachine):
             shutil.rmtree(self.path)
 
 
-TestEdits = EditMachine.TestCase
+TestEdits = pytest.mark.heavy(EditMachine.TestCase)
 TestEdits.settings = settings(
     max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -269,6 +269,7 @@ def test_nothing_is_skipped_or_repeated(
     assert [place for place in found if place[-1] in known] == stayed
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @quick
 @given(histories, questions, scan_limits)

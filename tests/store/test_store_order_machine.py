@@ -275,7 +275,7 @@ class OrderMachine(RuleBasedStateMachine):
             shutil.rmtree(self.path)
 
 
-TestOrder = OrderMachine.TestCase
+TestOrder = pytest.mark.heavy(OrderMachine.TestCase)
 TestOrder.settings = settings(
     max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -177,6 +177,7 @@ def pages(db: sqlite3.Connection, limits: ScanLimits, filters: Filters, sort: So
     return len(first) + len(middle) + len(last)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("filters", FILTERS)
 def test_s12_no_list_scans_or_sorts_the_history(db: Recording, filters: str) -> None:
     """S12: every statement of every list, in any order, walks an index up to a LIMIT or looks up ids."""

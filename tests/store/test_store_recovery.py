@@ -240,6 +240,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @pytest.mark.parametrize("after", [1, 200, 1500])
 async def test_kill_9_while_writing_loses_nothing_that_was_acknowledged(tmp_path: Path, after: int) -> None:

@@ -29,6 +29,7 @@ async def large(store: SqliteStore, size: int) -> None:
     assert await store.finish(claim.job_id, claim.token, ended(), Volume(stdout_bytes=size), Head(b"x", b""))
 
 
+@pytest.mark.heavy
 async def test_the_oldest_jobs_above_the_number_are_removed(tmp_path: Path) -> None:
     """With a limit of five, the last five that ended stay; queued and running ones do not count."""
     async with opened(tmp_path, jobs=5) as store:

@@ -169,6 +169,7 @@ def test_what_is_deleted_leaves_the_index(db: sqlite3.Connection) -> None:
     assert entries(db, "обр") == []
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 def test_the_index_does_not_grow_with_what_was_deleted(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch

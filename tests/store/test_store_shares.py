@@ -45,6 +45,7 @@ async def test_a_submitter_never_runs_more_than_its_share(tmp_path: Path) -> Non
         await end(tasks)
 
 
+@pytest.mark.heavy
 async def test_who_may_run_no_more_holds_up_nobody(tmp_path: Path) -> None:
     """Jobs of others start past a thousand that may not, whatever their priority and whichever queue they are in."""
     queues = QueueLimits(submitters=ONE_RUNS.submitters, queues={"default": QueueLimit(), "mail": QueueLimit(2)})

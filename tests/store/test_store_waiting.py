@@ -319,6 +319,7 @@ async def test_everything_of_a_job_goes_with_it(tmp_path: Path) -> None:
             assert await count(f"SELECT count(*) FROM {table}") == 0, table
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 async def test_skipping_costs_little_however_many_jobs_were_waited_for(tmp_path: Path) -> None:
     """An end that skips a hundred jobs changes a few rows of each; the others are deleted as other jobs end."""

@@ -72,6 +72,7 @@ async def test_max_msg_queue_size_bounds_what_is_read_ahead(site: Site) -> None:
         assert len(protocol._messages) == MAX_PIPELINED
 
 
+@pytest.mark.heavy
 def test_nothing_is_set_by_importing() -> None:
     """An import of the service leaves aiohttp as it is: only a runner changes it."""
     code = "import shellrunner.service, aiohttp.web_protocol as p; print(p.MAX_MSG_QUEUE_SIZE)"

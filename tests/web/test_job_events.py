@@ -150,6 +150,7 @@ async def test_cr_and_empty_lines(site: Site) -> None:
     assert text(events, "stdout") == written
 
 
+@pytest.mark.heavy
 async def test_random_disconnects(site: Site) -> None:
     """E1: over 200 random disconnects while the job writes, the events join to the stored characters."""
     site.app[JOB_FEEDS].interval = 0.002

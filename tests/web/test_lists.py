@@ -124,6 +124,7 @@ async def test_results_have_more_to_sort_by(five: Site, sort: str, expected: lis
         assert repr(sort.split(",", maxsplit=1)[0].removeprefix("-")) in answer.json["detail"]
 
 
+@pytest.mark.heavy
 async def test_every_sort_has_pages(five: Site) -> None:
     """By whatever key a list is sorted, in both directions, its pages are the list; no job is missing or twice."""
     for name in ("b", "a", None, "Z"):

@@ -46,6 +46,7 @@ async def test_n2_a_range_is_ignored(site: Site) -> None:
     assert answer.headers["Accept-Ranges"] == "none"
 
 
+@pytest.mark.heavy
 async def test_n2_a_cut_is_resumed_at_the_exact_byte(site: Site) -> None:
     """N2: followers that are cut at random while the job writes, and resume by what they have, get each byte once."""
     job_id = await site.submit()

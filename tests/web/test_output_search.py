@@ -286,6 +286,7 @@ def test_each_byte_is_decoded_once() -> None:
     assert sum(len(call.args[1]) for call in feed.call_args_list) <= len(data)
 
 
+@pytest.mark.heavy
 async def test_a_large_output_of_a_real_command(service: Service) -> None:
     """In 27 MB of a real command, over two attempts, the beginning, the middle and the end are found and reached."""
     command = "seq 1000000; echo middle >&2; seq 1000000; exit 1"

@@ -70,6 +70,7 @@ _OTHER = st.tuples(_TOKEN.filter(lambda name: name.lower() != "wait"), _BLANKS, 
 _PARAMETERS = st.lists(_TOKEN | _OTHER, max_size=2).map(lambda some: "".join(f" ; {each}" for each in some))
 
 
+@pytest.mark.heavy
 @given(
     before=st.lists(st.tuples(_OTHER, _PARAMETERS).map("".join), max_size=3),
     after=st.lists(st.tuples(_OTHER, _PARAMETERS).map("".join), max_size=3),
@@ -87,6 +88,7 @@ def test_wait_is_found_among_others(
     assert prefer.parse_wait(preferences) == min(wanted, 55)
 
 
+@pytest.mark.heavy
 @given(st.lists(st.text(max_size=40) | st.text('wait=5",;\\ ', max_size=40)))
 def test_no_header_is_too_odd(lines: list[str]) -> None:
     """Every header is parsed without an error."""

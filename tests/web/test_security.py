@@ -51,6 +51,7 @@ def api_paths() -> list[str]:
     return found
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("path", paths())
 async def test_verbs(site: Site, path: str) -> None:
     """Every path answers OPTIONS with 204, HEAD where it answers GET, and any other verb with 405; all with Allow."""

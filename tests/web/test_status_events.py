@@ -185,6 +185,7 @@ async def _mirrored(site: Site, living: "asyncio.Task[None]") -> Mirror:
     return mirror
 
 
+@pytest.mark.heavy
 async def test_cut_at_random(site: Site) -> None:
     """A reader that is disconnected at random and resumes knows the last state of every job."""
     chance, mirror, life = random.Random(3), Mirror(), Life(site, 2)
