@@ -99,7 +99,7 @@ def errors_name_flags() -> Iterator[None]:
     except ClientError as error:
         if error.problem and (errors := error.problem.get("errors")):
             error.detail = "; ".join(f"{flag_of(each['pointer'])}: {each['detail']}" for each in errors)
-            if any(each["pointer"] == "#/queue" for each in errors):
+            if any(each["detail"].startswith("must be one of the queues:") for each in errors):
                 error.detail += "; an admin makes another one with `shellrunner queues create NAME`"
         raise
 
