@@ -393,7 +393,6 @@ def test_every_package_is_in_a_layer() -> None:
     assert {package_of(module_name(path)) for path in MODULES} - LAYER.keys() == set()
 
 
-@pytest.mark.heavy
 def test_imports_point_downwards() -> None:
     """No module imports from a layer above its package's, nor from another package in the same layer."""
 
@@ -525,7 +524,6 @@ def test_a_folder_shows_about_a_dozen_entries() -> None:
     assert crowded == {}
 
 
-@pytest.mark.heavy
 def test_a_module_has_a_docstring_and_is_not_too_long() -> None:
     """Each has a docstring, and at most 400 lines of code: those that are neither blank, comment nor docstring."""
     assert wrong(lambda path: not ast.get_docstring(parsed(path))) == {}

@@ -59,7 +59,6 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
             yield name, ast.parse(path.read_text())
 
 
-@pytest.mark.heavy
 def test_no_reader_uses_methods_that_know_all_of_unicode() -> None:
     """Text from outside is not folded, stripped or tested by methods whose results differ from ASCII's."""
     found = {
@@ -75,7 +74,6 @@ def test_no_reader_uses_methods_that_know_all_of_unicode() -> None:
     assert found == set(OUR_OWN)
 
 
-@pytest.mark.heavy
 def test_no_pattern_is_of_all_of_unicode() -> None:
     """A pattern with a class of characters, or without regard to case, has re.ASCII, or is one of bytes."""
     found = [

@@ -47,7 +47,6 @@ def asserting_helpers(trees: Trees) -> set[str]:
     return names
 
 
-@pytest.mark.heavy
 def test_every_test_asserts_something(trees: Trees) -> None:
     """A test has an `assert`, expects an exception, runs a program that must succeed, or calls what does so."""
     helpers = asserting_helpers(trees)

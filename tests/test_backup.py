@@ -460,6 +460,7 @@ async def test_what_is_deleted_while_files_are_copied_is_deleted_in_the_backup(
             await store.output(gone[1])
 
 
+@pytest.mark.heavy
 async def test_output_that_was_damaged_before_is_reported(service: Service, tmp_path: Path, typist: Typist) -> None:
     """A file that is shorter than its row promises does not prevent a backup, which says so."""
     job = await service.submit(LARGE)
@@ -683,6 +684,7 @@ def can_mount() -> bool:
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", ["64k", "320k", "400k"])
 @pytest.mark.skipif(not can_mount(), reason="needs to mount a small file system")
 async def test_a_full_disk_is_a_clear_error(service: Service, tmp_path: Path, typist: Typist, size: str) -> None:

@@ -146,6 +146,7 @@ async def test_c1_a_copy_touches_nothing_of_the_original(down: Service, ledger: 
         assert (await second.status(jobs["after"]))["state"] == "done"
 
 
+@pytest.mark.heavy
 async def test_c1_a_copy_of_an_earlier_version_touches_nothing(down: Service, ledger: Ledger) -> None:
     """C1: a history without home and generation is known for a copy by a slot whose keeper lives elsewhere."""
     original = await down.start(SUPERVISOR__MAX_RUNNING=1)

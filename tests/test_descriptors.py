@@ -116,6 +116,7 @@ def without_descriptors(service: Service, call: str) -> Path:
     return failing
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("call", ["listdir", "open"])
 async def test_n4_a_job_is_adopted_once_the_slots_can_be_looked_at(tmp_path: Path, call: str) -> None:
     """A server that finds no descriptors when it starts says so, ends nothing, and goes on when there are some."""

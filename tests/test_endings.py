@@ -71,6 +71,7 @@ def test_the_reference_explains_every_ending(ending: Ending) -> None:
     assert re.search(rf"^\| `{ending}` \| .+ \|$", (ROOT / "docs/reference/states.md").read_text(), re.MULTILINE)
 
 
+@pytest.mark.heavy
 def test_the_api_lists_every_ending_with_its_meaning() -> None:
     """The schema of an ending has every word, and its description explains each of them."""
     schema = document.build(ROUTES, Settings(), [])["components"]["schemas"]["EndingName"]

@@ -236,6 +236,7 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
         prepare(tmp_path / "state")
 
 
+@pytest.mark.heavy
 def test_the_message_reaches_the_user_who_starts_it(tmp_path: Path) -> None:
     """`shellrunner serve` fails with it, and leaves everything as it is."""
     (tmp_path / "state").mkdir(0o700)

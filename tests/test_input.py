@@ -212,6 +212,7 @@ _steps = st.lists(
 )
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(steps=_steps)
 def test_a_reader_gets_what_was_taken_whatever_the_order(steps: Any) -> None:

@@ -75,6 +75,7 @@ def test_a_user_installs_a_service_that_starts(shellrunner: Run, tmp_path: Path)
     assert f"ListenStream={tmp_path}/run/shellrunner.sock\n" in (units / "shellrunner.socket").read_text()
 
 
+@pytest.mark.heavy
 def test_a_second_installation_changes_nothing(shellrunner: Run, tmp_path: Path) -> None:
     """It reports that there is nothing to do, and no file is written again."""
     shellrunner("install", "--user", "--no-start")
@@ -83,6 +84,7 @@ def test_a_second_installation_changes_nothing(shellrunner: Run, tmp_path: Path)
     assert tree(tmp_path) == before
 
 
+@pytest.mark.heavy
 def test_an_installation_keeps_what_the_administrator_changed(shellrunner: Run, tmp_path: Path) -> None:
     """The configuration keeps its content; units and modes are restored."""
     shellrunner("install", "--user", "--no-start")
@@ -99,6 +101,7 @@ def test_an_installation_keeps_what_the_administrator_changed(shellrunner: Run, 
     assert unit.read_text() == original
 
 
+@pytest.mark.heavy
 def test_a_dry_run_prints_everything_and_does_nothing(shellrunner: Run, tmp_path: Path) -> None:
     """It prints each path and each line that would be written; the installation then writes exactly these."""
     plan = shellrunner("install", "--user", "--no-start", "--dry-run").stdout

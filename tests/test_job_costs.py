@@ -84,6 +84,7 @@ async def test_jobs_one_after_the_other(service: Service, tmp_path: Path) -> Non
     assert costs["calls"] < 1020
 
 
+@pytest.mark.heavy
 async def test_many_jobs_at_once(service: Service, tmp_path: Path) -> None:
     """More clients than jobs may run: three statements and their places in line, and commits that jobs share."""
     await _post(service, 5, "Prefer: wait=50")

@@ -99,7 +99,6 @@ def findings(path: str, text: str) -> Iterator[str]:
             yield f"{path}:{line}: `{match[0]}`: {[*WORDS.values()][(match.lastindex or 1) - 1]}"
 
 
-@pytest.mark.heavy
 def test_no_text_has_a_forbidden_word() -> None:
     """No text, comment, name or file name has a word of WORDS, apart from EXCEPTIONS."""
     assert [finding for path, text in texts() for finding in findings(path, text)] == []

@@ -299,6 +299,7 @@ def held() -> Iterator[Any]:
         yield listener
 
 
+@pytest.mark.heavy
 async def test_a_passed_socket_replaces_the_settings(make: Any, held: Any, tmp_path: Path) -> None:
     """The service is at the socket's address, not at `listen`, and no command inherits the variables."""
     service = activated(make(SERVER__LISTEN=f"unix:{tmp_path}/front"), held)

@@ -308,6 +308,7 @@ async def receiver(answers: Any) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+@pytest.mark.heavy
 async def test_tries_to_call_back_are_counted_by_outcome(tmp_path: Path) -> None:
     """A result that was taken is `delivered`, one that will be sent again `pending`."""
     async with receiver([200, 500]) as host:

@@ -49,6 +49,7 @@ def test_the_counter_may_be_missing(tmp_path: Path) -> None:
     assert kills.count_since(now_ms() + 1000) == 0
 
 
+@pytest.mark.heavy
 async def test_a_score_that_protects_the_server_does_not_protect_commands(tmp_path: Path) -> None:
     """OOMScoreAdjust= in the unit is the server's alone; a score above 0 stays."""
     scores = {"300": "300"} | ({"-500": "0"} if _may_lower_score() else {})

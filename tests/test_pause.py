@@ -194,6 +194,7 @@ def long_keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
 STEPS = st.lists(st.sampled_from(["pause", "resume", "spawn", "continue"]), max_size=8)
 
 
+@pytest.mark.heavy
 @settings(max_examples=12)
 @given(steps=STEPS)
 def test_any_order_of_steps_leaves_it_as_it_was_last_asked(long_keeping: Talk, steps: list[str]) -> None:

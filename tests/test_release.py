@@ -24,7 +24,6 @@ def test_the_manual_page_has_every_verb(verb: str) -> None:
     assert re.search(rf"(?m)^\.SS shellrunner {verb}\b", man_page.PAGE.read_text())
 
 
-@pytest.mark.heavy
 def test_the_manual_page_is_up_to_date() -> None:
     """tools/man_page.py would write the same page again."""
     # In a process of its own: click remembers the help option of a verb as it was first asked for, by any test.

@@ -312,6 +312,7 @@ def _replaced(whole: Any, old: Any, new: Any) -> Any:
 FOREIGN = {"link": lambda path: path.symlink_to("/etc/passwd"), "pipe": os.mkfifo, "directory": os.mkdir}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("damage", ["empty", "truncated", "garbage", "missing", *FOREIGN])
 async def test_s7_one_damaged_slot_costs_one_job(service: Service, damage: Any) -> None:
     """A damaged slot makes its one job `lost`; the service starts, and the other jobs are unchanged."""

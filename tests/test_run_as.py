@@ -391,6 +391,7 @@ async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
     assert output == b"nobody\nnobody\n"
 
 
+@pytest.mark.heavy
 async def test_a_cancel_while_the_user_is_looked_up_is_obeyed(down: Service) -> None:
     """However early a cancel comes, a job of another user is cancelled or was never started; the service lives."""
     jobs = await submitted(down, *[JobSpec(command="sleep 600")] * 30, by=AS_NOBODY)

@@ -262,6 +262,7 @@ async def test_t4_no_pager_waits_for_a_key_that_nobody_can_press(service: Servic
     assert "subject" in result["stdout"]
 
 
+@pytest.mark.heavy
 async def test_t4_a_job_with_input_or_a_pager_of_its_own_keeps_it(service: Service) -> None:
     """With an input stream or a PAGER in `env`, none is set; one variable of `env` replaces only itself."""
     job = await service.submit(SHOW_PAGERS, tty=True, stdin={"stream": True})

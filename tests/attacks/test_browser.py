@@ -133,6 +133,7 @@ async def test_what_is_tried_would_work(page: Any, tmp_path: Path) -> None:
     assert SECRET in (found["fetch cors /api/statuses/1/output"] or "")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("other", "own"),
     [
@@ -155,6 +156,7 @@ async def test_another_site(page: Any, elsewhere: Elsewhere, victim: Target, oth
     assert await victim.state() == before
 
 
+@pytest.mark.heavy
 async def test_a_name_that_was_rebound(page: Any, victim: Target) -> None:
     """A page whose name was rebound to this machine has the same origin as its requests, but reads only 421."""
     before, audit = await victim.state(), len(victim.audit())
@@ -182,6 +184,7 @@ async def test_a_link_from_another_site(page: Any, elsewhere: Elsewhere, victim:
     assert await page.inner_text("body") == SECRET
 
 
+@pytest.mark.heavy
 async def test_output_is_never_a_page(page: Any, elsewhere: Elsewhere, tmp_path: Path) -> None:
     """Output is shown as text: no script in it runs, however it is opened."""
     beacon = f"http://127.0.0.1:{elsewhere.port}/owned"

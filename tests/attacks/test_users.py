@@ -102,6 +102,7 @@ async def test_the_same_user_is_served(at_home: Target, family: int) -> None:
     at_home.canary.unlink()
 
 
+@pytest.mark.heavy
 @each_way
 @pytest.mark.parametrize("leaves", ["close", "reset", "half"])
 async def test_another_user_sends_and_disconnects(at_home: Target, family: int, leaves: str) -> None:

@@ -103,6 +103,7 @@ async def test_the_size_follows(typist: Typist) -> None:
         assert await screen.code() == 130
 
 
+@pytest.mark.heavy
 async def test_detach_and_attach(shared: Service, typist: Typist) -> None:
     """The key leaves the job running and the terminal as it was; `attach` shows what was, and types on."""
     command = "printf '\\033[?25l\\033[?2004hname? \\033[6n'; read x; echo got $x; exit 3"
@@ -125,6 +126,7 @@ async def test_detach_and_attach(shared: Service, typist: Typist) -> None:
         assert await screen.code() == 3
 
 
+@pytest.mark.heavy
 async def test_a_full_screen_is_drawn_again(shared: Service, typist: Typist) -> None:
     """The program is asked to draw, also if the size is the same as before; the terminal gets its modes."""
     number = (await typist.run("run", "-dt", "--", "python3", "-c", DRAWS)).out.decode().strip()
@@ -189,6 +191,7 @@ async def types_into(screen: Screen, keys: bytes, answer: bytes) -> bool:
     return answer in screen.shown
 
 
+@pytest.mark.heavy
 async def test_what_cannot_be_attached(shared: Service, typist: Typist) -> None:
     """Without a terminal here or there, or of a job that is done, it fails with 125 and a way on."""
     assert (await typist.run("run", "-t", "stty size; cat")).out == b"24 80\r\n"  # nobody types

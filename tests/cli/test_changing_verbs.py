@@ -57,6 +57,7 @@ async def test_batches_are_cut_by_number_and_size(sizes: list[int], more: int) -
     assert all(len(json.dumps({"jobs": [job for _, job in chunk]})) < 8 << 20 for chunk in chunks)
 
 
+@pytest.mark.heavy
 @given(st.text(alphabet="ab{# \t", max_size=6))
 async def test_a_line_is_a_command_unless_it_is_empty_a_comment_or_an_object(line: str) -> None:
     """Blanks around a command do not count."""
@@ -69,6 +70,7 @@ async def test_a_line_is_a_command_unless_it_is_empty_a_comment_or_an_object(lin
     assert list(parse_jobs([line], {})) == expected
 
 
+@pytest.mark.heavy
 async def test_again_is_the_same_job_with_what_is_given(shared: Service, typist: Typist) -> None:
     """Variables of a job from here have their values of here; others must be given, or be left out."""
     typist.environment["COLOUR"] = "green"
@@ -221,6 +223,7 @@ async def test_top_shows_what_running_jobs_use(shared: Service, typist: Typist) 
     await cancelled(shared, number)
 
 
+@pytest.mark.heavy
 async def test_queues_are_made_changed_and_removed(shared: Service, typist: Typist) -> None:
     """A limit that is not given stays; what the configuration names cannot be removed."""
     made = await typist.run("queues", "create", "night", "--max-running", "2", "--json")

@@ -154,6 +154,7 @@ EDITORS = {
 }
 
 
+@pytest.mark.heavy
 @in_the_loop
 async def test_an_editor_that_fails_changes_nothing(shared: Service, typist: Typist) -> None:
     """Whatever an editor leaves, one line says what is wrong, and the job is as it was."""

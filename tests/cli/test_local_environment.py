@@ -21,6 +21,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "shell-and-cron.md"
 DENIED = [name for names in local_environment.DENIED.values() for name in names]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("verb", [("run",), ("submit",), ("run", "-d")])
 async def test_directory_and_environment_are_sent_along(shared: Service, typist: Typist, verb: tuple[str]) -> None:
     """The command has the directory as the shell shows it and each variable; `-e` and `--cwd` win."""

@@ -39,6 +39,7 @@ async def test_it_exits_as_the_command_did(typist: Typist) -> None:
     assert {command: (done.code, done.messages) for command, done in zip(ENDINGS, calls, strict=True)} == ENDINGS
 
 
+@pytest.mark.heavy
 async def test_a_timeout_is_124(typist: Typist) -> None:
     """--timeout accepts a duration with a unit, and a command that exceeds it exits with 124."""
     done = await typist.run("run", "--timeout", "300ms", "sleep", "60")
@@ -55,6 +56,7 @@ async def test_what_somebody_else_cancels_is_123(shared: Service, typist: Typist
     assert (done.code, done.messages) == (123, "job N was cancelled\n")
 
 
+@pytest.mark.heavy
 async def test_each_stream_comes_out_where_it_went_in(typist: Typist) -> None:
     """The two streams stay separate, and every byte value is passed through unchanged."""
     everything = bytes(range(256))
@@ -64,6 +66,7 @@ async def test_each_stream_comes_out_where_it_went_in(typist: Typist) -> None:
     assert (process.returncode, out, err) == (0, everything * 9 + b"end", everything[::-1])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
@@ -142,6 +145,7 @@ async def test_quiet_reports_nothing_that_the_code_shows(typist: Typist) -> None
     assert (await typist.run("run", "-q", "no-such-program", "x")).messages.startswith("job N failed to start")
 
 
+@pytest.mark.heavy
 async def test_detached_it_prints_the_number_and_goes(shared: Service, typist: Typist) -> None:
     """`run -d` sends the whole input, prints the id, and does not wait for the end of the job."""
     done = await typist.run("run", "-d", "--stdin", "-", "sleep 0.2; cat", given=b"\xff" * 70_000)
@@ -189,6 +193,7 @@ async def test_nobody_there_is_125_at_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("keep", [False, True])
 async def test_a_reader_that_has_gone_cancels_the_job(shared: Service, typist: Typist, keep: bool) -> None:
     """`run | head -1` exits with the code of SIGPIPE, silently, and its job is cancelled; not with --keep."""
@@ -236,6 +241,7 @@ async def test_streams_that_lead_to_one_file_keep_their_order(typist: Typist) ->
     assert (apart.out, apart.err) == (b"o1\no2\no3\n", "e1\ne2\ne3\n")
 
 
+@pytest.mark.heavy
 async def test_ctrl_c_where_nobody_can_be_asked_leaves_it_running(shared: Service, typist: Typist) -> None:
     """SIGINT without a terminal exits with 130, and the job continues."""
     async with typist.begin("run", "echo $SHELLRUNNER_JOB_ID; sleep 60", start_new_session=True) as process:

@@ -26,6 +26,7 @@ async def begun(screen: Any) -> int:
     return int(found[1])
 
 
+@pytest.mark.heavy
 async def test_ctrl_c_asks_and_c_cancels(shared: Service, typist: Typist) -> None:
     """The question names the job, `c` cancels it, and the exit code is 130."""
     async with typist.at_terminal("run", "echo $SHELLRUNNER_JOB_ID; sleep 60") as screen:
@@ -104,6 +105,7 @@ async def test_what_is_typed_goes_to_the_command(typist: Typist) -> None:
         assert await screen.code() == 0
 
 
+@pytest.mark.heavy
 async def test_ctrl_c_asks_also_while_input_is_typed(typist: Typist) -> None:
     """The answer to the question is not sent to the command."""
     async with typist.at_terminal("run", "--stdin", "-", "sed -u 's/^/got /'") as screen:
@@ -246,6 +248,7 @@ async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typis
         assert screen.shown.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
+@pytest.mark.heavy
 async def test_watch_shows_what_runs_and_counts_the_rest(shared: Service, typist: Typist) -> None:
     """Of more jobs than lines, the one that runs and those that are next are shown, and the others counted."""
     runs = await shared.submit("sleep 60 # runs", queue="one")
@@ -333,6 +336,7 @@ async def test_logs_do_not_act_beyond_the_screen(shared: Service, typist: Typist
     assert "e\x1b]52;c;AAAA\x07" in piped.err
 
 
+@pytest.mark.heavy
 async def test_logs_cut_lines_that_a_narrower_terminal_would_tear(shared: Service, typist: Typist) -> None:
     """A progress bar of a wider terminal stays on one line, unless --raw, and the terminal wraps lines afterwards."""
     bar = "printf '%60s|\\r%60s|' 1 2"

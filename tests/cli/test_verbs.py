@@ -88,6 +88,7 @@ LOGS = {
 }
 
 
+@pytest.mark.heavy
 async def test_logs_shows_what_was_written(shared: Service, typist: Typist) -> None:
     """The streams stay separate; -n counts lines as tail(1) does, over both streams as they arrived or over one."""
     (number,) = await ended(shared, INTERLEAVED)

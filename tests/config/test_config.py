@@ -416,6 +416,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+@pytest.mark.heavy
 @settings(deadline=None)  # each example is a whole configuration, on whatever machine this is
 @given(before=st.lists(FRAGMENTS, max_size=6, unique=True), after=st.lists(FRAGMENTS, max_size=3, unique=True))
 def test_the_line_is_where_the_key_stands_whatever_is_around_it(

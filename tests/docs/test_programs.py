@@ -111,6 +111,7 @@ async def test_without_an_exit_code(language: str, service: Service, tmp_path: P
     assert (code, NOWHERE in errors) == (125, True)
 
 
+@pytest.mark.heavy
 @each_language
 async def test_fan_out(language: str, service: Service, tmp_path: Path) -> None:
     """Fifty jobs run, and their outputs are printed in order."""

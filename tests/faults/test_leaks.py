@@ -136,6 +136,7 @@ async def test_orphaning_jobs_leave_nothing(load: Load, whole: bool) -> None:
     await load.assert_flat(25 if whole else 8, lambda units: load.run_all(units, command=command))
 
 
+@pytest.mark.heavy
 async def test_jobs_that_do_not_start_leave_nothing(load: Load, whole: bool) -> None:
     """Programs and directories that do not exist."""
 
@@ -146,6 +147,7 @@ async def test_jobs_that_do_not_start_leave_nothing(load: Load, whole: bool) -> 
     await load.assert_flat(40 if whole else 8, work)
 
 
+@pytest.mark.heavy
 async def test_keepers_of_children_that_were_let_go_leave_nothing(load: Load, whole: bool) -> None:
     """Keepers that stay for the children of their jobs, and then are gone."""
     command = "sleep 0.1 >/dev/null 2>&1 & true"

@@ -230,6 +230,7 @@ async def test_c7_a_full_queue_is_not_ready(down: Service) -> None:
     assert (await service.get("/readyz"))[0] == 200
 
 
+@pytest.mark.heavy
 async def test_c7_keepers_that_cannot_be_started_are_not_ready(down: Service) -> None:
     """C7: while the fork server cannot start keepers, /readyz says so; afterwards it is ready again."""
     service = await down.start(SUPERVISOR__MAX_RUNNING=20)

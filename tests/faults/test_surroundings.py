@@ -50,6 +50,7 @@ def limited(options: str) -> list[str]:
     return ["sh", "-c", f'ulimit {options} && exec "$@"', "sh"]
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "btrfs"])
 async def test_s8_a_full_disk(kind: str, tmp_path: Path, need: Need, whole: bool) -> None:

@@ -68,6 +68,7 @@ async def test_t1_whatever_shell_and_filter(service: Service, tmp_path: Path, wh
         assert result["stdout"] + result["stderr"] == log.read_text() == "a\nb\n"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("loops", [0, 4])
 async def test_t1_twenty_thousand_lines_eight_at_a_time(
     service: Service, tmp_path: Path, whole: bool, loops: int
@@ -130,6 +131,7 @@ WRAPPED = {
 SELECTION = ("find", "perl", "python3", "su", "unshare")  # what tests/test_trees.py has not tried
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 @pytest.mark.parametrize("wrapper", WRAPPED)
 async def test_t3_whatever_wrapper(service: Service, tmp_path: Path, whole: bool, wrapper: str, how: str) -> None:

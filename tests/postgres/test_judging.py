@@ -228,6 +228,7 @@ async def test_a_second_server_with_the_name_of_a_living_one_is_refused(cluster:
         await claimed(other, "u")
 
 
+@pytest.mark.heavy
 async def test_what_a_server_with_another_directory_has_started_is_lost(cluster: Cluster) -> None:
     """The one that has its name now must not judge it by its own slots, which say that it was never started."""
     async with cluster.node("a") as one:
@@ -243,6 +244,7 @@ async def test_what_a_server_with_another_directory_has_started_is_lost(cluster:
         assert [claim.job_id for claim in await other.running()] == [own.id]
 
 
+@pytest.mark.heavy
 async def test_of_two_servers_with_one_name_only_the_later_claims(cluster: Cluster) -> None:
     """A server of the same directory takes the name over at once; the earlier one claims nothing from then on."""
     async with cluster.node("a") as one:

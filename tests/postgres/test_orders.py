@@ -75,6 +75,7 @@ async def test_an_order_is_carried_out_by_the_host_of_the_job(nodes: Nodes) -> N
         assert await orders_of(nodes.one).ask(job_id, OrderKind.INPUT) is None  # it runs here
 
 
+@pytest.mark.heavy
 async def test_what_is_typed_waits_sealed(nodes: Nodes, cluster: Cluster) -> None:
     """With the key of a job that has secrets, else with one of its own, which lasts until it has ended for good.
 

@@ -133,6 +133,7 @@ async def test_a_result_has_all_its_bytes_when_it_is_there(cluster: Cluster) -> 
             assert await written.check(await one.output(claim.job_id), thorough=True) == 0
 
 
+@pytest.mark.heavy
 async def test_streams_attempts_and_lists_are_read_at_another_node(cluster: Cluster) -> None:
     """Attempts that were sent are joined; one alone, and the outputs of a list, are read as well."""
     first, second = Written(3, (40, 9000), share=0.5), Written(4, (30, 9000), share=0.5)

@@ -118,6 +118,7 @@ async def test_two_nodes_queue_a_due_job_once(nodes: Nodes, rounds: int) -> None
     assert await nodes.one.running() == await nodes.two.running() == []
 
 
+@pytest.mark.heavy
 async def test_another_attempt_is_queued_once(nodes: Nodes, rounds: int) -> None:
     """An attempt that is due at once, after an end at one node, is claimed once, by whichever node is first."""
     spec = JobSpec(command="true", retries=Retries(max=1, delay=0, on=("exited",)))
@@ -233,6 +234,7 @@ async def _run_all(nodes: Nodes, spec: JobSpec, by: Submitter | None) -> int:
     return most
 
 
+@pytest.mark.heavy
 async def test_no_more_wait_than_the_queue_allows(nodes: Nodes, rounds: int) -> None:
     """`max_queued` of a queue is exact when both nodes accept at once."""
     await nodes.queue("short", QueueLimit(max_queued=5))

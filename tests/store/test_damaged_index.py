@@ -141,6 +141,7 @@ def overwritten(content: bytes) -> Iterator[bytes]:
         yield content[:at]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", SHORT_OUTPUTS)
 def test_c6_whatever_an_index_entry_says_nothing_is_made_up(shape: tuple[int, int, int, float]) -> None:
     """C6: no byte is delivered as what it is not; an entry costs at most two extents before it and one behind."""

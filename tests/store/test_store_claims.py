@@ -48,6 +48,7 @@ async def test_a_claim_brings_the_secrets_and_the_history_hides_them(tmp_path: P
         assert (await store._engine.read(lambda db: db.execute("SELECT secrets FROM jobs").fetchall())) == [(None,)]
 
 
+@pytest.mark.heavy
 async def test_a_request_removed_before_the_commit_claims_nothing(tmp_path: Path) -> None:
     """A keeper that stopped waiting before a job was added does not claim it."""
     async with opened(tmp_path) as store:

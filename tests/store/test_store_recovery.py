@@ -124,6 +124,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     db.close()
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite  # elsewhere a file may be what a keeper that returns has of a lost job
 async def test_files_without_a_result_are_removed_when_the_history_is_opened(tmp_path: Path) -> None:
     """Of the files in runs/, those of running jobs and existing results stay, those of deleted ones are removed."""

@@ -277,6 +277,7 @@ async def test_a_callback_becomes_due_with_the_end(tmp_path: Path) -> None:
         assert await store.next_callback_at() is None
 
 
+@pytest.mark.heavy
 async def test_the_change_log_has_each_job_once_in_order(tmp_path: Path) -> None:
     """Each transition and each deletion has a number; since a number, each job has its latest."""
     async with opened(tmp_path) as store:

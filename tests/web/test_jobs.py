@@ -182,6 +182,7 @@ _JSON = st.recursive(
 _KEYS = st.sampled_from([*JobSpec.model_fields, "other"])
 
 
+@pytest.mark.heavy
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=60) | st.dictionaries(_KEYS, _JSON, max_size=4).map(lambda job: json.dumps(job).encode())

@@ -249,6 +249,7 @@ BAD_PARAMETERS = [
 ]
 
 
+@pytest.mark.heavy
 async def test_bad_parameters(site: Site) -> None:
     """An unknown parameter or invalid value is 400 that names it and the valid values."""
     for query, (of, _) in itertools.product(BAD_PARAMETERS, LISTS):

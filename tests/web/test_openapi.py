@@ -252,6 +252,7 @@ async def test_it_is_served_with_a_version(site: Site) -> None:
     assert "Привет".encode() in answer.body
 
 
+@pytest.mark.heavy
 async def test_config_is_in_it() -> None:
     """The document allows the configured profiles, limits and callback hosts."""
     secret = "whsec_" + "A" * 32

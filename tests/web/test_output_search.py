@@ -264,6 +264,7 @@ async def test_a_long_search_answers_before_it_is_over(site: Site) -> None:
     assert match["position"] == len(OUT) - 7
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("backward", ["", "&backward"])
 async def test_a_search_that_compares_much_goes_in_small_steps(site: Site, backward: str) -> None:
     """Output that nearly has the text at every place is searched in steps, between which others have their turn."""
