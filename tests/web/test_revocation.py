@@ -178,7 +178,8 @@ async def test_what_is_open_ends_when_the_token_expires(tmp_path: Path) -> None:
         polling.send(looking(f"/api/statuses/{job}", ci, "Prefer: wait=50"))
         assert datetime.now(UTC) < expires, "too slow to see anything"
         assert all(line.is_open() for line in made)
-        async with asyncio.timeout(2 + END_TIMEOUT):
+        left = (expires - datetime.now(UTC)).total_seconds()
+        async with asyncio.timeout(left + 1 + END_TIMEOUT):
             reply = await read_reply(polling.reader)
             for line in (stream, plain, idle):
                 while await _read(line):
