@@ -273,10 +273,14 @@ async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
     claiming = nodes.claim(nodes.one)
     job = await nodes.two.add(SPEC.model_copy(update={"retries": Retries(max=1, delay=0.0), "tty": TTY}))
     await claiming
+    assert isinstance(nodes.one, PostgresStore)
+    lease = nodes.one._parts.membership._lease
+    await until(lambda: len(lease.rows) == len(nodes.both), what="the host knows the other node")
     host, there = Host(), orders_of(nodes.two)
     host.states[job.id] = CommandState(7, paused=False, terminal=TerminalSize(5, 6))
     async with background_task("orders", orders_of(nodes.one).serve(host)):
         first = claimed_at(cluster, job.id)
+        nodes.one.command_changed(job.id)
         await until(lambda: there.command_state(job.id, first) == host.states[job.id], what="it is known")
         with monkeypatch.context() as patch:
             patch.setattr(KnownCommands, "_read", unanswered)
@@ -288,6 +292,7 @@ async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
             assert second != first
             assert there.command_state(job.id, first) == CommandState(7, paused=False, terminal=TerminalSize(5, 6))
             assert there.command_state(job.id, second) == CommandState()
+        nodes.one.command_changed(job.id)
         await until(lambda: there.command_state(job.id, second) == CommandState(8), what="its pid is known")
 
 
