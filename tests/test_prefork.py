@@ -1,6 +1,7 @@
 """A forked start of the program is what a real one is, as far as the program and a test can see."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -148,6 +149,18 @@ async def test_a_forked_process_that_has_just_ended_is_waited_for() -> None:
     process.kill()
     async with asyncio.timeout(5):
         assert await process.wait() == 7
+
+
+async def test_a_signal_at_its_end_does_not_lose_the_exit_code() -> None:
+    """A process that was really started and has ended, before asyncio has seen it: its exit code is still its own."""
+    codes = []
+    for _ in range(30):
+        process = await prefork.exec_process("sh", "-c", "exit 7")
+        with contextlib.suppress(ChildProcessError):  # asyncio's thread was faster
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        process.kill()
+        codes.append(await process.wait())
+    assert codes == [7] * 30
 
 
 async def test_two_forked_processes_share_no_random_numbers() -> None:

@@ -72,9 +72,7 @@ class Typist:
         program = [*prefork.SCRIPT, *map(str, arguments)]
         if pipe:
             shell = ["/bin/bash", "-c", f'exec <"$0" >"$0" 2>&1; "$@" {pipe}; exit $?', os.ttyname(slave)]
-            process = await asyncio.create_subprocess_exec(
-                *shell, *program, env=self.environment, start_new_session=True
-            )
+            process = await prefork.exec_process(*shell, *program, env=self.environment, start_new_session=True)
         else:
             process = await prefork.create_in_terminal(*program, env=self.environment, terminal=slave)
         screen = Screen(master, slave, process)

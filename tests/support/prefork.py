@@ -51,6 +51,32 @@ def pipe_transport(process: PipedProcess, number: int) -> Any:
     return process._transport.get_pipe_transport(number)
 
 
+class StartedProcess(Process):
+    """A process of asyncio that a signal never waits for.
+
+    `Popen.send_signal` calls poll(), which may find the process ended before the thread in which asyncio waits for
+    it: asyncio then knows no exit code, and says 255.
+    """
+
+    _transport: asyncio.SubprocessTransport
+    _protocol: asyncio.SubprocessProtocol
+    _loop: asyncio.AbstractEventLoop
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
 class ForkedProcess:
     """A child of the prefork server, with the members of `subprocess.Popen` that asyncio uses."""
 
@@ -223,6 +249,12 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
         self._process_exited(status)
 
 
+async def exec_process(*program: str, **options: Any) -> Process:
+    """Start a program as `asyncio.create_subprocess_exec` does; its exit code is known even if a signal came late."""
+    process: Any = await asyncio.create_subprocess_exec(*program, **options)
+    return StartedProcess(process._transport, process._protocol, process._loop)
+
+
 async def create_process(
     *program: str, env: Mapping[str, str], stdin: Any = None, stdout: Any = None, stderr: Any = None,
     limit: int = 1 << 24, real_exec: bool = False, **options: Any,
@@ -233,7 +265,7 @@ async def create_process(
     """
     arguments = None if real_exec else python_arguments(program, env)
     if arguments is None:
-        return await asyncio.create_subprocess_exec(
+        return await exec_process(
             *program, env=env, stdin=stdin, stdout=stdout, stderr=stderr, limit=limit, **options
         )
     loop = asyncio.get_running_loop()
@@ -250,7 +282,7 @@ async def create_in_terminal(*program: str, env: Mapping[str, str], terminal: in
     """Start a program in a session of its own whose terminal is `terminal`, as a terminal emulator does."""
     if python_arguments(program, env) is None:
         shell = ["/bin/sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(terminal)]
-        return await asyncio.create_subprocess_exec(*shell, *program, env=env, start_new_session=True)
+        return await exec_process(*shell, *program, env=env, start_new_session=True)
     streams: dict[str, Any] = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
     return await create_process(*program, env=env, controlling_terminal=True, **streams)
 
