@@ -374,6 +374,7 @@ async def load(service: Service, ledger: Ledger, stop: asyncio.Event, chance: ra
             ledger.deleted.add(chosen)
 
 
+@pytest.mark.heavy
 async def test_under_load_each_backup_is_of_one_moment(service: Service, tmp_path: Path) -> None:
     """While jobs end, are deleted and purged: each backup has what was certain before it, and all output is whole."""
     ledger, stop, chance = Ledger(), asyncio.Event(), random.Random(12)
@@ -476,6 +477,7 @@ async def test_output_that_was_damaged_before_is_reported(service: Service, tmp_
 # What is refused ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 async def test_backups_that_are_refused(service: Service, tmp_path: Path, typist: Typist) -> None:
     """Each refusal says what is wrong, and leaves nothing behind."""
     state = service.state_dir

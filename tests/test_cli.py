@@ -145,6 +145,7 @@ def test_a_misspelt_or_foreign_verb_gets_a_suggestion(word: str, expected: str) 
     assert run("xyzzy").stderr.endswith("there is no verb 'xyzzy': see `shellrunner --help`\n")
 
 
+@pytest.mark.heavy
 def test_the_server_may_be_named_before_the_verb() -> None:
     """`--server` counts before the verb too, also for the exit code of `run`; the one behind the verb wins."""
     wrong = "--server: invalid server address 'no:x': expected http://HOST:PORT, https://HOST or unix:/PATH\n"

@@ -288,6 +288,7 @@ async def test_c2_commands_that_run_go_on_after_a_restore_in_place(
     assert ledger.starts() == {"running": 1}
 
 
+@pytest.mark.heavy
 async def test_c2_a_command_that_the_history_does_not_know_can_be_ended(
     down: Service, ledger: Ledger, tmp_path: Path
 ) -> None:

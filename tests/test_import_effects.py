@@ -104,6 +104,7 @@ NEVER_USED = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.real_exec
 def test_an_idle_server_has_imported_what_it_uses(tmp_path: Path) -> None:
     """A server that listens has neither loaded decoders of charsets nor what documents the API; it has 8 threads."""

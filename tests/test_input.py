@@ -519,6 +519,7 @@ async def test_a_status_has_the_pid_while_the_command_runs(service: Service) -> 
     assert (await service.status(job))["pid"] is None
 
 
+@pytest.mark.heavy
 async def test_a_command_that_has_ended_has_no_pid(service: Service) -> None:
     """While what a command left behind is ended, the job runs without a pid: the number may be another's by then."""
     job = await service.submit("trap '' TERM; sleep 600 & echo $$")

@@ -124,6 +124,7 @@ def test_a_long_state_directory_is_no_problem(tmp_path: Path) -> None:
     server.process.wait(20)
 
 
+@pytest.mark.heavy
 @sees_keepers
 def test_no_descriptor_or_zombie_stays_in_a_keeper(fork_server: ForkServer, tmp_path: Path) -> None:
     """After many commands of every kind a keeper has the descriptors it began with, and no child."""
@@ -202,6 +203,7 @@ def test_a_command_that_its_child_traces_ends_when_it_ends(
     assert keep(*keeping, 2, "echo next")[1] == b"next\n"
 
 
+@pytest.mark.heavy
 async def test_orphans_are_reaped_while_a_command_runs(fork_server: ForkServer) -> None:
     """A command that runs for long and detaches helpers leaves no zombies under its keeper meanwhile."""
     keeper = fork_server.keeper()

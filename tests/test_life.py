@@ -31,6 +31,7 @@ async def test_p1_a_background_child_does_not_hold_the_job(service: Service) -> 
     assert not marked(f"sleep\0{mark}")
 
 
+@pytest.mark.heavy
 async def test_p2_a_left_daemon_lives_on_and_may_write(service: Service, tmp_path: Path) -> None:
     """With leave_children, a daemon outlives its job, and writing to the old pipe does not kill it."""
     proof = tmp_path / "proof"

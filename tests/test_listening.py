@@ -469,6 +469,7 @@ async def test_a_passed_socket_that_others_can_reach_needs_tokens(make: Any, alo
     assert not service.state_dir.exists()
 
 
+@pytest.mark.heavy
 async def test_a_passed_socket_that_others_can_reach_keeps_its_tokens(make: Any, alone: Any, tmp_path: Path) -> None:
     """A reload that would leave it without any is refused, and the old ones stay."""
     config = tmp_path / "config.toml"
@@ -597,6 +598,7 @@ async def shown(*client: Any) -> Any:
         return new.shown()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"], ids=["by-name", "by-address"])
 async def test_a_new_certificate_is_shown_once_it_is_reloaded(certificates: Any, name: str) -> None:
     """Also where its key is of another kind, and to clients that name no server; open connections go on."""

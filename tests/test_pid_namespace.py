@@ -81,6 +81,7 @@ async def test_drain_waits_there_too(contained: Service, tmp_path: Path) -> None
     await stopped(contained)
 
 
+@pytest.mark.heavy
 async def test_orphans_of_process_1_are_reaped(contained: Service) -> None:
     """With the fork server killed, keepers become children of the service, as what they leave: no zombie stays."""
     await contained.start()

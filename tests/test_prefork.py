@@ -99,6 +99,7 @@ def surroundings(pid: Any, state_dir: Path) -> tuple[Any, ...]:
     return status, group_session_terminal, (proc / "limits").read_text(), files, standard, os.readlink(proc / "cwd")
 
 
+@pytest.mark.heavy
 async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path: Path) -> None:
     """Identity, limits, signals, open files, group and session of the server are the same, and what its jobs find."""
     found = []
@@ -116,6 +117,7 @@ async def test_servers_of_both_kinds_run_in_the_same_surroundings(tmp_path: Path
     assert forked == started
 
 
+@pytest.mark.heavy
 async def test_a_forked_process_is_waited_for_and_signalled() -> None:
     """Exit codes, deaths by signal, input and output are what asyncio's own processes give."""
     environment = {"PATH": os.environ["PATH"]}

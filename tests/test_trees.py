@@ -270,6 +270,7 @@ def test_t2_a_cancel_after_the_commands_own_end_changes_no_ending(keeping: Keepi
 # Cancel, timeout, output limit --------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 async def test_t3_term_and_grace_reach_what_a_wrapper_runs(keeping: Keeping, tmp_path: Path, wrapper: str) -> None:
     """Whatever session or group a wrapper makes, the worker in it saves at a cancel, within the grace."""
@@ -299,6 +300,7 @@ async def test_t3_a_cancel_on_a_terminal_leaves_its_time_to_a_worker(keeping: Ke
     assert (ended(slot, 1)[0]["ending"], saved.read_text()) == ("cancelled", "up\nsaved\n")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["timeout", "output limit"])
 def test_t3_what_is_written_during_the_grace_is_stored(keeping: Keeping, how: str) -> None:
     """A worker in a group of its own writes its last words after the command above it is gone: they are stored."""
@@ -328,6 +330,7 @@ async def test_t3_a_cleanup_in_a_group_of_its_own_has_its_time(keeping: Keeping,
     assert (end["ending"], end["exit_code"], data) == ("cancelled", 7, b"saved\n")
 
 
+@pytest.mark.heavy
 async def test_t3_a_group_that_appears_later_gets_term_before_it_is_killed(keeping: Keeping, tmp_path: Path) -> None:
     """A worker that is started again and again gets TERM too, after half of the grace."""
     env = {"PATH": "/usr/bin:/bin", "LOOP": LOOP, "SAY": "saved", "UP": str(tmp_path / "up")}

@@ -83,6 +83,7 @@ def read(events: bytes) -> list[tuple[str, str, dict[str, str]]]:
     return found
 
 
+@pytest.mark.heavy
 @given(output=outputs(), data=st.data())
 def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """O6, E1: over any disconnects, the texts of a stream join to its output decoded as a whole."""
@@ -103,6 +104,7 @@ def test_events_survive_any_cut(output: tuple[str, list[Piece]], data: st.DataOb
         assert decoded[stream] == joined(pieces, stream).decode(charset, "replace")
 
 
+@pytest.mark.heavy
 @given(output=outputs(), data=st.data())
 def test_base64_survives_any_cut(output: tuple[str, list[Piece]], data: st.DataObject) -> None:
     """Over any disconnects, base64 events join to the exact bytes, and their ids hold nothing back."""

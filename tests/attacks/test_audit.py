@@ -222,6 +222,7 @@ async def test_a2_a_head_without_an_end_has_a_line(alone: Target) -> None:
     assert line["why"] in ("large-head", "headers-too-large")
 
 
+@pytest.mark.heavy
 async def test_a2_thousands_of_refused_requests_are_a_few_lines(tmp_path: Path) -> None:
     """A2: as shipped, a flood of refused requests has few lines and a count; a change beside it has its line.
 
@@ -287,6 +288,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.heavy
 async def test_what_cannot_be_logged_is_not_done(muted: Target) -> None:
     """While the log cannot be written, every change is 503 and not done, and reading goes on."""
     job = await muted.start()

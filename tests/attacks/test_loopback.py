@@ -137,6 +137,7 @@ def test_a1_without_the_protocol_the_name_is_one_address(monkeypatch: pytest.Mon
         assert listeners.bound_addresses.cover("localhost", only.getsockname()[1])
 
 
+@pytest.mark.heavy
 @as_root
 @pytest.mark.skipif(not shutil.which("ip"), reason="needs iproute2")
 def test_a1_without_an_ipv6_loopback_address_the_service_starts() -> None:

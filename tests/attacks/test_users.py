@@ -87,6 +87,7 @@ async def test_another_user_is_rejected(at_home: Target, family: int, uid: int) 
     assert {line.get("who") for line in lines} == {None if uid == NOBODY else f"uid:{uid}"}
 
 
+@pytest.mark.heavy
 @each_way
 async def test_another_users_body_is_not_waited_for(at_home: Target, family: int) -> None:
     """Another user is rejected before its body has arrived."""

@@ -56,6 +56,7 @@ async def test_the_command_has_this_terminal(typist: Typist) -> None:
         assert re.fullmatch(r"12 50\r\nvt220\r\n/dev/pts/\d+\r\nда\r\ngot да\r\n.*", shown, re.DOTALL), shown
 
 
+@pytest.mark.heavy
 async def test_ctrl_c_and_the_end_of_input_are_the_commands(typist: Typist) -> None:
     """Ctrl-C interrupts the command and asks nothing here; Ctrl-D ends its input."""
     command = f"trap 'echo interrupted; cat; exit 5' INT; echo ready; {LOOP}"
@@ -214,6 +215,7 @@ async def test_what_cannot_be_attached(shared: Service, typist: Typist) -> None:
         assert (done.code, message in done.err) == (125, True), done.err
 
 
+@pytest.mark.heavy
 async def test_a_queued_job_is_waited_for_with_the_terminal_as_it_is(shared: Service, typist: Typist) -> None:
     """Until the job runs, Ctrl-C leaves it, and says how to come back."""
     await shared.ask("POST", "/api/queues/one/pause")

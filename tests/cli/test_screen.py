@@ -118,6 +118,7 @@ async def test_ctrl_c_asks_also_while_input_is_typed(typist: Typist) -> None:
         assert b"got c" not in screen.shown
 
 
+@pytest.mark.heavy
 async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared: Service, typist: Typist) -> None:
     """The status line fits the terminal, and is erased when the job starts."""
     await shared.ask("POST", "/api/queues/one/pause")
@@ -135,6 +136,7 @@ async def test_a_long_wait_is_shown_on_one_line_that_is_erased(shared: Service, 
         await shared.ask("POST", "/api/queues/one/resume")
 
 
+@pytest.mark.heavy
 async def test_a_dumb_terminal_gets_no_escapes(shared: Service, typist: Typist) -> None:
     """With TERM=dumb nothing but the output is written."""
     typist.environment["TERM"] = "dumb"
@@ -143,6 +145,7 @@ async def test_a_dumb_terminal_gets_no_escapes(shared: Service, typist: Typist) 
         assert screen.shown == b"here\r\n"
 
 
+@pytest.mark.heavy
 async def test_a_command_s_unfinished_line_is_left_alone(typist: Typist) -> None:
     """The status line does not overwrite a command's prompt, and a message starts on a new line."""
     async with typist.at_terminal("run", "printf 'name? '; sleep 1.6; kill -9 $$") as screen:

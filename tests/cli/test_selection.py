@@ -79,6 +79,7 @@ async def test_wait_any_returns_with_the_first(shared: Service, typist: Typist) 
     await cancelled(shared, slow)
 
 
+@pytest.mark.heavy
 async def test_logs_of_one_attempt(shared: Service, typist: Typist) -> None:
     """`logs --attempt N` prints what this attempt wrote, of both streams or of one."""
     command = "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; echo out $n; echo err $n >&2; exit $((n < 2))"
@@ -145,6 +146,7 @@ async def test_a_template_takes_any_value(text: str, value: Any) -> None:
         fill("{b}", {"a": value})
 
 
+@pytest.mark.heavy
 async def test_interrupted_wait_any_is_quiet(typist: Typist, shared: Service) -> None:
     """Ctrl-C ends `wait --any` with 130."""
     number = await shared.submit("sleep 60")

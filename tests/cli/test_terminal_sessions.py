@@ -84,6 +84,7 @@ async def test_ssh_asks_and_has_this_terminal(typist: Typist, ssh_server: SshSer
         assert await screen.code() == 7
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("sudo") is None, reason="needs sudo")
 async def test_sudo_gets_its_password(typist: Typist) -> None:
     """It asks at the job's terminal, what is typed is not shown, and Ctrl-C ends it."""

@@ -304,6 +304,7 @@ async def test_prune_without_a_terminal_needs_a_yes(shared: Service, typist: Typ
     assert (await shared.status(other))["done"]
 
 
+@pytest.mark.heavy
 async def test_queues_shows_holds_and_lets_go(shared: Service, typist: Typist) -> None:
     """One queue or all of them can be paused; no job of a paused queue starts."""
     try:
@@ -349,6 +350,7 @@ USAGE_ERRORS = {
 }
 
 
+@pytest.mark.heavy
 async def test_a_wrong_call_gets_a_message(typist: Typist) -> None:
     """Each wrong call exits with 1, 2 or 125 and a message that names what was typed, without a traceback."""
     calls = await asyncio.gather(*(typist.run(*arguments) for arguments in USAGE_ERRORS))
@@ -393,6 +395,7 @@ async def test_verbs_and_the_numbers_of_jobs_are_completed(shared: Service, typi
         assert b"_SHELLRUNNER_COMPLETE" in (await typist.run("completion", shell)).out
 
 
+@pytest.mark.heavy
 async def test_logs_from_a_byte_on_resumes(shared: Service, typist: Typist) -> None:
     """`logs --from` skips what one has, of both streams or of one, and goes on to the end with -f."""
     (number,) = await ended(shared, "echo one; echo two; sleep 0.1; echo three >&2")
@@ -410,6 +413,7 @@ async def test_logs_from_a_byte_on_resumes(shared: Service, typist: Typist) -> N
     assert (await typist.run("logs", "--from", "99", "--stdout", number)).code == 1
 
 
+@pytest.mark.heavy
 async def test_logs_find_prints_the_lines_with_a_text(shared: Service, typist: Typist) -> None:
     """`logs --find` prints each line with the text once, behind its number; without any the exit code is 1."""
     (number,) = await ended(shared, r"printf 'One one\ntwo\nanother \033[1mONE\n'; echo one >&2")
@@ -439,6 +443,7 @@ async def test_logs_from_a_line_on(shared: Service, typist: Typist) -> None:
         assert (await typist.run("logs", "--from-line", "2", *wrong, number)).code == 2
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="in a cluster the output of a job that has ended is in the database")
 async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> None:
     """C6: `logs` of an output whose file was cut prints what is there, says what is not, and exits with 1."""

@@ -94,6 +94,7 @@ async def test_raw_output_goes_on_where_it_broke(shared: Service, wire: TcpProxy
     assert b"".join(pieces) == b"x" * 3_000_000
 
 
+@pytest.mark.heavy
 async def test_input_is_given_once_however_often_the_answer_is_lost(shared: Service, wire: TcpProxy) -> None:
     """The command reads each byte once, wherever the responses to the input are cut."""
     given_bytes = random.Random(10).randbytes(300_000)
@@ -195,6 +196,7 @@ async def submitted_and_seen(shared: Service, seen: Any) -> Any:
     return seen
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stream", [None, "stdout", "stderr"])
 async def test_n2_followed_plain_output_goes_on_where_it_broke(
     shared: Service, wire: TcpProxy, stream: Literal["stdout", "stderr"] | None

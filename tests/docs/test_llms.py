@@ -23,6 +23,7 @@ def generated() -> None:
     llms.main()
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the commands are typed with curl, which is not installed")
 async def test_a_program_that_is_given_the_summary_can_use_the_service(tmp_path: Path) -> None:
     """Given what a service returns at /llms.txt, a program submits, follows, cancels and finds jobs again."""

@@ -85,6 +85,7 @@ async def test_c5_what_is_really_too_old_is_removed_with_a_line(down: Service, c
     await until(lambda: any(line.get("age") == 1 for line in down.log if line["event"] == "retention removed jobs"))
 
 
+@pytest.mark.heavy
 async def test_c5_a_key_does_not_expire_by_a_jump(down: Service, clock: ServerClock) -> None:
     """C5: with the clock two days ahead, a retry with the same key is still the same job."""
     await down.start()

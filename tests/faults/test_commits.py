@@ -45,6 +45,7 @@ async def killed_after(
     return problem
 
 
+@pytest.mark.heavy
 async def test_c8_a_submission_whose_commit_failed_is_not_there_after_a_kill(
     failing: Service, syncs: FailingSyncs, tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ async def test_c8_a_submission_whose_commit_failed_is_not_there_after_a_kill(
     assert not proof.exists()
 
 
+@pytest.mark.heavy
 async def test_c8_where_nothing_can_be_undone_the_answer_is_that_it_is_not_known(
     failing: Service, syncs: FailingSyncs, tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ async def test_c8_a_batch_is_there_as_a_whole_or_not_at_all(
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(20))
 
 
+@pytest.mark.heavy
 async def test_a_batch_whose_server_is_killed_is_there_as_a_whole_or_not_at_all(
     service: Service, tmp_path: Path
 ) -> None:

@@ -295,6 +295,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
+@pytest.mark.heavy
 async def test_damage(scene: Scene, case: Case) -> None:
     """Nothing is false, doubled or killed because a file in the state directory is damaged; refusals name it."""
     service, target = scene.service, _target(scene, case)

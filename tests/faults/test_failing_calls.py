@@ -163,6 +163,7 @@ async def test_c9_writes_may_be_short(faulty: World) -> None:
     await _sweep(faulty, SCENARIOS[5], ["os.pwrite"], lambda: [(1, "short"), (3, "short")])
 
 
+@pytest.mark.heavy
 async def test_c9_a_keeper_is_found_again_although_calls_fail(tmp_path: Path, seed: int) -> None:
     """Whatever fails when the next server connects: every job ends by itself, and truly."""
     chance, scenario = random.Random(seed), Scenario("found", "sleep 1; echo out", output=b"out\n")

@@ -65,6 +65,7 @@ def test_c9_a_start_that_is_not_carried_out_is_answered(fork_server: ForkServer)
     slot.close()
 
 
+@pytest.mark.heavy
 async def test_c9_what_was_let_go_survives_its_keeper(fork_server: ForkServer, tmp_path: Path) -> None:
     """It goes on and may write, though its keeper is killed; what another killed keeper left is ended as ever."""
     keeper, other = fork_server.keeper(1), fork_server.keeper(2)
@@ -86,6 +87,7 @@ async def test_c9_what_was_let_go_survives_its_keeper(fork_server: ForkServer, t
     os.kill(daemon, signal.SIGKILL)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("times", [0, 2])
 async def test_c9_an_end_that_cannot_be_written_is_sent_and_kept(failing: ForkServer, times: int) -> None:
     """The message has the end itself, also for the next server, until it is recorded or can be written."""

@@ -122,6 +122,7 @@ async def test_spilled_output_that_is_deleted_leaves_nothing(service: Service, l
     await load.assert_flat(100 if whole else 15, work)
 
 
+@pytest.mark.heavy
 async def test_cut_followers_leave_nothing(service: Service, load: Load, whole: bool) -> None:
     """Followers whose connections break."""
     job = await service.submit("echo x; sleep 600 & wait")

@@ -262,6 +262,7 @@ async def test_no_more_processes(open_path: Path, need: Need) -> None:
         raise
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("root")
 async def test_full_directories_for_temporary_files(tmp_path: Path) -> None:
     """Neither /tmp nor /dev/shm nor /var/tmp has space: the service needs none there."""
@@ -277,6 +278,7 @@ async def test_full_directories_for_temporary_files(tmp_path: Path) -> None:
         assert (status, body["deleted"]) == (200, 20)
 
 
+@pytest.mark.heavy
 async def test_no_thread_is_started_later(service: Service) -> None:
     """What needs a thread while it works has it from the start, when there were descriptors and processes for it."""
 

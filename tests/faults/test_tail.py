@@ -21,6 +21,7 @@ def test_o4_the_tail_is_never_lost(fork_server: ForkServer, whole: bool) -> None
         slot.close()
 
 
+@pytest.mark.heavy
 def test_o4_the_tail_is_never_lost_on_a_terminal(fork_server: ForkServer, whole: bool) -> None:
     """1,000 times `printf x; exit 3` (by default 200): always the x, always the 3."""
     with kept(fork_server) as (keeper, slot):

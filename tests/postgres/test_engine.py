@@ -308,6 +308,7 @@ async def test_the_statements_of_a_claim_are_planned_once(cluster: Cluster, stor
     assert "Index Scan using jobs_pkey on jobs" in claim_plan
 
 
+@pytest.mark.heavy
 async def test_a_statement_that_was_given_up_ends_at_the_server_too(cluster: Cluster) -> None:
     """Else each attempt would leave one behind that takes a core."""
     thread = connection_thread.PostgresThread(cluster.url, "test", timeout=0.3)
@@ -338,6 +339,7 @@ async def test_a_server_that_does_not_answer_is_given_up(cluster: Cluster, monke
         await until(works, what="the node works again")
 
 
+@pytest.mark.heavy
 async def test_counts_and_sizes_are_those_of_the_rows(cluster: Cluster) -> None:
     """After any changes by two nodes at once, the sums are what counting the rows says."""
     chance = random.Random(5)

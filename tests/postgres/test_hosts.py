@@ -29,6 +29,7 @@ async def test_each_node_is_listed_at_every_node(cluster: Cluster) -> None:
     assert all(each.reachable for each in at_one)
 
 
+@pytest.mark.heavy
 async def test_a_host_that_was_stopped_is_woken_no_more(cluster: Cluster) -> None:
     """The others know at once that it starts no jobs; its lease lasts for some seconds yet."""
     async with cluster.node("a", claims=False) as one:

@@ -225,6 +225,7 @@ async def test_running_jobs_are_refused_or_lost_with_their_output(
     assert (await node.result(after))["ending"] == "skipped"
 
 
+@pytest.mark.heavy
 async def test_all_or_nothing(host: Service, url: str, typed: Import) -> None:
     """If the last statement fails, nothing is there; the message has the reason and no password."""
     await fill(host)

@@ -47,6 +47,7 @@ def is_unreachable(job: Job) -> bool:
     return isinstance(job.phase, Running) and job.phase.unreachable is not None
 
 
+@pytest.mark.heavy
 async def test_a_dead_hosts_jobs_stay_running_and_its_unclaimed_ones_move_on(cluster: Cluster) -> None:
     """Once its lease has expired, what it ran names it as unreachable; what it had not claimed runs elsewhere."""
     async with cluster.node("b") as two:
@@ -65,6 +66,7 @@ async def test_a_dead_hosts_jobs_stay_running_and_its_unclaimed_ones_move_on(clu
         assert (await two.job(job.id)).state == "running"
 
 
+@pytest.mark.heavy
 async def test_a_host_that_returns_goes_on_and_its_claims_were_not_given_away(cluster: Cluster) -> None:
     """Its running job is reachable again, others learn of it, and its end is the one that it records."""
     async with cluster.node("b") as two:

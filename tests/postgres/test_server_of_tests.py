@@ -65,6 +65,7 @@ def test_what_was_committed_is_there_after_each_kind_of_end() -> None:
             psycopg.connect(server.url(tcp=True).replace(server.password, "another"))
 
 
+@pytest.mark.heavy
 async def test_a_frozen_server_keeps_its_connections() -> None:
     """A query waits while the server is frozen, and gets its answer afterwards."""
     with postgres.server() as server, psycopg.connect(server.url()) as db:
@@ -100,6 +101,7 @@ def test_a_promoted_replica_has_what_it_had_received() -> None:
         replica.end()
 
 
+@pytest.mark.heavy
 @as_root
 def test_a_full_disk_is_an_error_of_the_statement(tmp_path: Path) -> None:
     """Without space a write fails; with space again it succeeds."""

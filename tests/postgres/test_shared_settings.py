@@ -39,6 +39,7 @@ async def renewed(store: PostgresStore, times: int) -> None:
         await until(lambda: lease.rows is not before)  # noqa: B023  it is awaited here
 
 
+@pytest.mark.heavy
 async def test_a_node_with_other_limits_is_named(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """Logged once for each change, listed as long as it is so; a reload counts; nodes that agree are not named."""
     caplog.set_level(logging.WARNING)

@@ -201,6 +201,7 @@ async def test_a_job_of_which_nothing_was_started_has_no_output(tmp_path: Path) 
         assert (await store.output(claim.job_id)).volume == Volume()
 
 
+@pytest.mark.heavy
 async def test_the_end_of_a_long_output_costs_what_its_beginning_costs(tmp_path: Path) -> None:
     """With 40,000 index entries, reading the last bytes takes no longer than a few times reading the first."""
     async with opened(tmp_path) as store:

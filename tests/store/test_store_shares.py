@@ -65,6 +65,7 @@ async def test_who_may_run_no_more_holds_up_nobody(tmp_path: Path) -> None:
         assert (await store.claim(4, "t4")).job_id == 2
 
 
+@pytest.mark.heavy
 async def test_a_share_holds_across_restarts_and_changes(tmp_path: Path) -> None:
     """What runs counts after a restart too; a larger share starts jobs at once, a smaller one ends none."""
     async with opened(tmp_path, ONE_RUNS) as store:

@@ -132,6 +132,7 @@ async def _text(events: AsyncIterator[Event]) -> str:
     return "".join([event.data["text"] async for event in events if event.name == "stdout"])
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="it counts reads of output; in a cluster it comes in chunks")
 async def test_a_slow_follower_is_left_behind_and_catches_up(site: Site) -> None:
     """Who reads nothing gets no more than a buffer holds, delays nobody, and has every byte once it reads again."""

@@ -331,6 +331,7 @@ async def test_heartbeat(site: Site) -> None:
     assert (await site.raw(request, until=b"\r\n:\n\n\r\n")).endswith(b"3\r\n:\n\n\r\n")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("path", "data"),
     [

@@ -247,6 +247,7 @@ async def test_too_large(site: Site) -> None:
     assert (refused.status, refused.json["limit"]) == (413, 1 << 20)
 
 
+@pytest.mark.heavy
 async def test_slow_body(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive in time is 408 and ends the connection."""
     monkeypatch.setattr("shellrunner.web.http.bodies.BODY_TIMEOUT", 0.05)

@@ -242,6 +242,7 @@ async def test_the_schema_of_a_repetition_and_the_service_agree(site: Site, patc
     assert check.is_valid(patch) == (answer.status == 202), answer.body
 
 
+@pytest.mark.heavy
 async def test_it_is_served_with_a_version(site: Site) -> None:
     """The index links to the document, and its ETag stays the same."""
     link = (await site.get("/api")).json["openapi"]

@@ -146,6 +146,7 @@ async def test_full(tmp_path: Path) -> None:
         await site.submit()
 
 
+@pytest.mark.heavy
 async def test_full_under_a_rush(tmp_path: Path) -> None:
     """Of a hundred jobs that are submitted at once to a queue with room for ten, exactly ten are accepted."""
     async with serving(tmp_path, supervisor={"max_queued": 10}) as site:

@@ -236,6 +236,7 @@ async def test_a_client_that_never_reads_is_dropped(site: Site, unix: bool) -> N
     assert (await site.get("/healthz")).status == 200
 
 
+@pytest.mark.heavy
 async def test_a_client_that_reads_slowly_is_not_dropped(site: Site) -> None:
     """A client that reads a little again and again is not dropped, however slow it is."""
     site.app[CONNECTIONS].limits = replace(SHORT_LIMITS, send_timeout=2.0)  # this process may be held up meanwhile
@@ -349,6 +350,7 @@ async def test_handshakes_that_never_end_make_way(tmp_path: Path, certificate: P
         listener.close()
 
 
+@pytest.mark.heavy
 async def test_others_are_served_while_hundreds_are_slow(tmp_path: Path) -> None:
     """Four hundred bad clients keep no other from being served, and all of them are dropped in time."""
     kinds = [b"", b"GET /", b"POST /api/jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 99\r\n\r\n", ASK * 8]

@@ -347,6 +347,7 @@ async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     assert reads <= 4 * (ticks + 5)
 
 
+@pytest.mark.heavy
 async def test_slow_reader(site: Site) -> None:
     """E7: a follower that reads nothing costs little memory, delays no other follower, and is disconnected."""
     site.app[CONNECTIONS].limits = ConnectionLimits(send_timeout=1.0)
