@@ -266,6 +266,21 @@ async def test_what_a_host_knows_of_a_command_is_known_at_every_node(nodes: Node
         await until(lambda: not cluster.execute("SELECT 1 FROM commands"), what="its row is removed")
 
 
+async def test_what_was_written_while_the_host_thought_it_was_alone_is_known_soon(
+    nodes: Nodes, cluster: Cluster
+) -> None:
+    """Once it has met the other node, that one reads what was not reported to it."""
+    assert isinstance(nodes.one, PostgresStore)
+    lease = nodes.one._parts.membership._lease
+    await until(lambda: lease.peers, what="the host knows the other node")
+    async with running(nodes) as (host, job_id):
+        there, claimed = orders_of(nodes.two), claimed_at(cluster, job_id)
+        host.states[job_id] = CommandState(7)
+        lease.peers = ()
+        nodes.one.command_changed(job_id)
+        await until(lambda: there.command_state(job_id, claimed) == CommandState(7), what="its pid is known")
+
+
 async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
     nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,14 +288,10 @@ async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
     claiming = nodes.claim(nodes.one)
     job = await nodes.two.add(SPEC.model_copy(update={"retries": Retries(max=1, delay=0.0), "tty": TTY}))
     await claiming
-    assert isinstance(nodes.one, PostgresStore)
-    lease = nodes.one._parts.membership._lease
-    await until(lambda: len(lease.rows) == len(nodes.both), what="the host knows the other node")
     host, there = Host(), orders_of(nodes.two)
     host.states[job.id] = CommandState(7, paused=False, terminal=TerminalSize(5, 6))
     async with background_task("orders", orders_of(nodes.one).serve(host)):
         first = claimed_at(cluster, job.id)
-        nodes.one.command_changed(job.id)
         await until(lambda: there.command_state(job.id, first) == host.states[job.id], what="it is known")
         with monkeypatch.context() as patch:
             patch.setattr(KnownCommands, "_read", unanswered)

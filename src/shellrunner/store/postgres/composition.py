@@ -255,12 +255,15 @@ def _compose_orders(
 def _note_received(
     effects: NodeEffects, orders: OrderExchange, membership: Membership, node: str, note: dict[str, Any]
 ) -> None:
-    if Flag.LEAVING in (note.get("flags") or ()):
+    flags = note.get("flags") or ()
+    if Flag.LEAVING in flags:
         membership.left(note["from"])
     else:
         membership.met(note.get("from", node))
     effects.note_received(node, note)
     orders.note_received(note)
+    if Flag.EVERYTHING in flags and note["from"] != node:
+        _notes_missed(effects, orders)
 
 
 def _notes_missed(effects: NodeEffects, orders: OrderExchange) -> None:

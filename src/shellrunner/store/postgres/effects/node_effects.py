@@ -149,8 +149,6 @@ class NodeEffects:
             self.settings_changed()
         if Flag.SESSIONS in flags:
             self.notifications.notify(Topic.SESSIONS)
-        if Flag.EVERYTHING in flags:
-            self.notes_missed()
 
     def changed_elsewhere(self, job_ids: Iterable[int]) -> None:
         """Follow changes of jobs that another node has committed."""
