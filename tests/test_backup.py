@@ -83,6 +83,7 @@ def files(directory: Path) -> dict[str, bytes]:
 # What a backup has -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 async def test_what_has_ended_comes_back_whole(service: Service, other: Service) -> None:
     """Documents and bytes of done jobs are after a restore what they were: small, large, in attempts, deleted."""
     jobs = [
@@ -111,6 +112,7 @@ async def test_what_has_ended_comes_back_whole(service: Service, other: Service)
     assert (await other.get(f"/api/results/{gone}"))[0] == 410
 
 
+@pytest.mark.heavy
 async def test_c2_jobs_that_ran_at_the_backup_are_lost_and_do_not_run_again(service: Service, tmp_path: Path) -> None:
     """Jobs that were running when the backup was made, and have ended since, are lost with their output."""
     ledger, gate = tmp_path / "ledger", tmp_path / "gate"
@@ -196,6 +198,7 @@ async def test_c2_jobs_that_waited_are_held_until_they_are_resumed(
     assert (await other.status(held[3]))["state"] == "waiting"
 
 
+@pytest.mark.heavy
 async def test_a_command_that_still_runs_goes_on_through_a_restore(service: Service, tmp_path: Path) -> None:
     """A command under its keeper goes on when the server is stopped and a backup restored; it is not run again."""
     ledger, gate = tmp_path / "ledger", tmp_path / "gate"
@@ -223,6 +226,7 @@ async def test_a_command_that_still_runs_goes_on_through_a_restore(service: Serv
     assert len(await service.raw(new)) == 150_000
 
 
+@pytest.mark.heavy
 async def test_c3_ids_are_above_everything_that_was_seen(service: Service) -> None:
     """After a restore ids go on above those of the history that was set aside, however often that was done."""
     await service.run("true")
@@ -240,6 +244,7 @@ async def test_c3_ids_are_above_everything_that_was_seen(service: Service) -> No
     assert await service.submit("true") == last + 1
 
 
+@pytest.mark.heavy
 async def test_a_backup_needs_no_server(service: Service, other: Service) -> None:
     """After kill -9 and after a stop, a backup has what was committed."""
     job = await service.submit("echo kept")
@@ -560,6 +565,7 @@ async def test_restores_that_are_refused(service: Service, tmp_path: Path, typis
     assert files(new) == {}
 
 
+@pytest.mark.heavy
 async def test_what_was_there_is_set_aside_and_kept(service: Service, tmp_path: Path, typist: Typist) -> None:
     """With --set-aside every file of the earlier history is kept, even one that cannot be read."""
     job = await service.submit(LARGE)
@@ -632,6 +638,7 @@ main()
     assert await within(process.wait(), what="the backup has ended") != 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", ["_set_aside", "_move_into_place", "_take_ownership"])
 async def test_an_interrupted_restore_is_repeated_before_a_server_starts(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typist: Typist, step: str

@@ -140,6 +140,7 @@ async def test_queued_jobs_that_sql_has_written_are_claimed(tmp_path: Path) -> N
             assert (queue.queued, queue.running) == (27, 3)
 
 
+@pytest.mark.heavy
 async def test_a_history_filled_by_sql_is_the_same_in_both_stores(tmp_path: Path) -> None:
     """Lists find the same jobs in PostgreSQL as in SQLite, texts and labels too, and the next job has the next id."""
     history.write(tmp_path / "sqlite", 300)

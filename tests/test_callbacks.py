@@ -508,6 +508,7 @@ async def notified(service: Service, job: Any, state: Any) -> Any:
     return await until(shown, what=f"job {job} shows {state}")
 
 
+@pytest.mark.heavy
 async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path: Path) -> None:
     """After 500 and kill -9 the next process delivers, with the same id; the job shows it, and never the URL."""
     async with Receiver(500, 200) as receiver, serving(tmp_path, receiver.host) as service:

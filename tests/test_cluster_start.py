@@ -203,6 +203,7 @@ async def test_a_restored_database_is_declared(nodes: Any, database: str) -> Non
     assert (await node.result(later))["stdout"] == "later\n"
 
 
+@pytest.mark.heavy
 def test_migrate_does_not_wait_for_a_database() -> None:
     """It says that it cannot be reached, without the password."""
     code, written = call("migrate", SHELLRUNNER_STORE__URL=NOWHERE)

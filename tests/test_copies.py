@@ -205,6 +205,7 @@ def test_a_home_is_known_after_a_reboot_and_not_in_a_copy(tmp_path: Path) -> Non
         numbers.add(os.stat(tmp_path / "moved" / "lock").st_ino)
 
 
+@pytest.mark.heavy
 async def test_c1_a_hard_linked_copy_is_refused(down: Service, ledger: Ledger) -> None:
     """C1: `cp -al` gives the history a second name: no server starts on it, while the first one runs or later."""
     original = await down.start()

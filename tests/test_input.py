@@ -335,6 +335,7 @@ async def test_input_over_http(service: Service) -> None:
     assert (status, body["type"]) == (409, "/problems/not-running")
 
 
+@pytest.mark.heavy
 async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
     """Killing the server loses no input; after the restart the same offsets are valid."""
     job = await listener(service, "md5sum")

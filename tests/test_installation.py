@@ -116,6 +116,7 @@ def test_a_dry_run_prints_everything_and_does_nothing(shellrunner: Run, tmp_path
         assert shown in plan
 
 
+@pytest.mark.heavy
 def test_a_package_gets_files_and_nothing_else(shellrunner: Run, tmp_path: Path) -> None:
     """`install --root` writes units, accounts, directories and configuration with the paths of a running system."""
     root = tmp_path / "root"

@@ -72,6 +72,7 @@ async def _drained(service: Service) -> bool:
     return not body["jobs"]
 
 
+@pytest.mark.heavy
 async def test_jobs_one_after_the_other(service: Service, tmp_path: Path) -> None:
     """On an idle server, with a client that waits for each job: two commits of one statement each, one task."""
     assert await _post(service, 5, "Prefer: wait=50") == {200}

@@ -113,6 +113,7 @@ async def test_p5_a_forking_tree_does_not_outrun_the_killer(service: Service) ->
         await canary.wait()
 
 
+@pytest.mark.heavy
 async def test_p6_what_ignores_term_is_killed_after_the_grace(service: Service) -> None:
     """A command that ignores SIGTERM gets its grace, then SIGKILL, and the job is done."""
     await service.stop()
@@ -304,6 +305,7 @@ async def test_a_cancelled_queued_job_never_starts(service: Service, tmp_path: P
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.heavy
 async def test_max_running_is_kept_and_priority_decides(service: Service, tmp_path: Path) -> None:
     """Never more than max_running at once, the larger priority first, then the older."""
     await service.stop()

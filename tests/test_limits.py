@@ -57,6 +57,7 @@ def test_a_memory_hog_fails(keeping: tuple[Talk, SlotReader]) -> None:
     assert end["exit_code"] == 0
 
 
+@pytest.mark.heavy
 def test_a_cpu_hog_is_ended_by_its_signal(keeping: tuple[Talk, SlotReader]) -> None:
     """After its CPU time a process gets SIGXCPU, and that is what the kernel reports."""
     end, _ = keep(*keeping, 1, "while :; do :; done", limits={"cpu_seconds": 1}, timeout=20)

@@ -25,6 +25,7 @@ async def usage(service: Service, job: int) -> Any:
     return status, body
 
 
+@pytest.mark.heavy
 async def test_all_processes_of_a_job_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU time, share, memory and number of what runs, in whatever session, by job and for all jobs at once."""
     looks: list[int] = []

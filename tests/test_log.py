@@ -71,6 +71,7 @@ def test_what_is_no_text_and_no_json_does_not_break_the_line() -> None:
     assert (found["flag"], found["f"]) == (True, 0.5)
 
 
+@pytest.mark.heavy
 def test_what_a_terminal_would_act_on_is_escaped() -> None:
     """Control characters of C0 and C1, bidirectional, invisible and line-separating ones are escapes, as in JSON."""
     kinds = {"Cc", "Cf", "Zl", "Zp"}
@@ -322,6 +323,7 @@ def test_a_line_fits_the_terminal_unless_something_is_wrong() -> None:
         assert all(str(value) in whole for value in details.values())
 
 
+@pytest.mark.heavy
 def test_a_terminal_gets_text_unless_json_is_asked_for() -> None:
     """`auto` is text on a terminal and JSON elsewhere; `json` and `text` are that everywhere."""
     for style, on_terminal, elsewhere in (("auto", False, True), ("json", True, True), ("text", False, False)):

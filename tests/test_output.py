@@ -15,6 +15,7 @@ from tests.support.sse import output_text, parse
 from tests.support.waiting import until
 
 
+@pytest.mark.heavy
 async def test_o1_a_hundred_megabytes_without_a_newline(service: Service) -> None:
     """Every byte of one line of 100 MB is stored and can be read."""
     job = await service.submit("head -c 100000000 /dev/zero | tr '\\0' x")

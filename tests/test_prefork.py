@@ -140,6 +140,7 @@ async def test_a_forked_process_is_waited_for_and_signalled() -> None:
     assert await process.wait() == 1
 
 
+@pytest.mark.heavy
 async def test_a_forked_process_that_has_just_ended_is_waited_for() -> None:
     """A signal to a process whose end the event loop has not seen yet: it does nothing, and the end is still seen."""
     environment = {"PATH": os.environ["PATH"]}

@@ -29,6 +29,7 @@ CASES: dict[str, tuple[bytes, int, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("limits", [{}, {"limits": {"open_files": 100}}], ids=["posix_spawn", "fork"])
 async def test_a_program_that_cannot_be_executed_says_why(
     service: Service, tmp_path: Path, limits: dict[str, Any]

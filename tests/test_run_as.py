@@ -341,6 +341,7 @@ async def test_a_killed_service_continues_with_it(down: Service, open_path: Path
     assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 9, "one\nnobody\n")
 
 
+@pytest.mark.heavy
 async def test_what_a_killed_keeper_left_of_another_user_is_ended(down: Service) -> None:
     """With keeper, fork server and server dead, the next server finds the user's processes by their mark."""
     mark = f"MARK={down.state_dir}"  # other tests have jobs of the same number at the same time

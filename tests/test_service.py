@@ -198,6 +198,7 @@ async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_a_service_stops_when_its_terminal_is_closed(tmp_path: Path) -> None:
     """On a terminal that is gone its log would go nowhere; a SIGHUP while it is open only reloads."""
     master, slave = os.openpty()

@@ -28,6 +28,7 @@ def warnings(service: Service) -> list[Any]:
     return [entry["event"] for entry in service.log if entry["level"] == "warning"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("options", "environment", "words"),
     [

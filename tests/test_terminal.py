@@ -74,6 +74,7 @@ def test_o4_the_tail_is_not_lost_to_children_that_hold_the_terminal(keeping: tup
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.heavy
 def test_a_child_that_writes_for_ever_does_not_hold_the_end(keeping: tuple[Talk, SlotReader]) -> None:
     """A child that writes to the terminal after the command's end does not delay the end."""
     end, data = on_terminal(keeping, "trap '' HUP; yes & sleep 0.2; echo end; exit 3")

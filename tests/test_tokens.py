@@ -428,6 +428,7 @@ async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded: A
     assert (await guarded.get("/api/jobs"))[0] == 200
 
 
+@pytest.mark.heavy
 async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded: Any) -> None:
     """The cookie is valid after a restart, and invalid once its token was revoked, even if that returns."""
     guarded.write(("ci",), ("other",))

@@ -130,6 +130,7 @@ def test_t1_stderr_of_a_substitution_is_whole(keeping: Keeping) -> None:
         assert (end["exit_code"], data) == (0, b"err\n")
 
 
+@pytest.mark.heavy
 def test_t1_twenty_thousand_lines_through_tee(keeping: Keeping, tmp_path: Path) -> None:
     """What fills the pipe to a filter several times over is whole in the output and in the file."""
     log = tmp_path / "log"

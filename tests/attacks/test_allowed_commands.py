@@ -88,6 +88,7 @@ async def bound(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bound
         await service.clear_away()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("who", ["bound", "ops"])
 async def test_a_cancelled_script_takes_no_further_step(bound: Bound, who: str) -> None:
     """A cancel, by the token itself or by another, kills guard and script at once: no handler and no step follows."""

@@ -69,6 +69,7 @@ async def answers(service: Service, *jobs: int) -> bytes:
     return b"".join([json.dumps((await service.get(path))[2], default=str).encode() for path in paths])
 
 
+@pytest.mark.heavy
 async def test_a3_no_file_log_or_answer_has_a_secret_of_a_job(service: Service, tmp_path: Path) -> None:
     """A3: ciphertext only, in rows, WAL, slots, backups and after kill -9; the key is gone with the last attempt."""
     gate = tmp_path / "gate"

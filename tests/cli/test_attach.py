@@ -69,6 +69,7 @@ async def test_ctrl_c_and_the_end_of_input_are_the_commands(typist: Typist) -> N
         assert b"[c/L]" not in screen.shown
 
 
+@pytest.mark.heavy
 async def test_ctrl_z_leaves_nothing_stopped_for_good(shared: Service, typist: Typist) -> None:
     """A shell in the job has the key for its jobs; a command that no shell could resume is continued."""
     async with typist.at_terminal("run", "-t", "while read x; do echo got $x; done") as screen:
@@ -148,6 +149,7 @@ async def drawn(service: Service, number: str) -> bool:
     return b"DRAWN" in (await service.get(f"/api/statuses/{number}/output"))[2]
 
 
+@pytest.mark.heavy
 async def test_one_types_and_the_others_watch(shared: Service, typist: Typist) -> None:
     """A second terminal is refused until it takes the place, or the first one has left; a third may only watch."""
     command = "echo ready; while read x; do printf 'got %s\\n\\033]0;title\\007' $x; done"

@@ -165,6 +165,7 @@ async def test_no_verb_fails_without_a_word_in_a_removed_directory(
             assert done.code == (125 if verb in JOB_VERBS else 1), (verb, done)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("verb", ["ps", "run", "serve"])
 async def test_an_interrupt_at_any_moment_is_quiet(typist: Typist, tmp_path: Path, verb: str) -> None:
     """Ctrl-C while modules are loaded, or later: 130 (`serve`: 0) and no traceback."""

@@ -109,6 +109,7 @@ async def test_again_takes_all_that_failed(shared: Service, typist: Typist) -> N
     assert done == (0, f"{jobs[0]}\n{jobs[2]}\n".encode(), "")
 
 
+@pytest.mark.heavy
 async def test_many_jobs_are_changed_after_confirmation(shared: Service, typist: Typist) -> None:
     """What was set before is gone, so it is asked for; one job that is named, or an editor, is not."""
     labels = {"test": "many"}
@@ -187,6 +188,7 @@ async def test_a_merge_patch_makes_one_object_of_another(before: Any, after: Any
     assert merge_patch(after, after) == {}
 
 
+@pytest.mark.heavy
 async def test_pause_resume_and_send(shared: Service, typist: Typist) -> None:
     """A paused command does nothing until it is resumed, and gets the lines that are sent to it."""
     submitted = await typist.run("submit", "-i", 'while read line; do echo "got $line"; done; echo end')
@@ -203,6 +205,7 @@ async def test_pause_resume_and_send(shared: Service, typist: Typist) -> None:
     assert (closed.code, "was submitted without -i or `run -t`" in closed.err) == (1, True)
 
 
+@pytest.mark.heavy
 async def test_top_shows_what_running_jobs_use(shared: Service, typist: Typist) -> None:
     """Each running job has its CPU and memory, largest first, once or kept up to date on a terminal."""
     number = await shared.submit("while :; do :; done", name="busy")

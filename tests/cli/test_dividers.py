@@ -16,6 +16,7 @@ DIVIDER = rf"\x1b\[0;2m{MESSAGE}\x1b\[0m\r\n"
 ON_TERMINAL = rf"one\r\n\x1b\[31mtwo(?:\x1b\[0m)?\r\n{DIVIDER}one\r\n\x1b\[31mtwo(?:\x1b\[0m)?"
 
 
+@pytest.mark.heavy
 async def test_a_terminal_shows_where_an_attempt_ended(shared: Service, typist: Typist) -> None:
     """`run` shows it as it happens, `logs` later, also of one stream; without --dividers it does not."""
     async with typist.at_terminal("run", "--retries", "1", COMMAND) as screen:
@@ -31,6 +32,7 @@ async def test_a_terminal_shows_where_an_attempt_ended(shared: Service, typist: 
     assert screen.shown == BYTES.replace(b"\n", b"\r\n") + b"\x1b[0m"
 
 
+@pytest.mark.heavy
 async def test_pipes_get_the_bytes_of_the_command_alone(shared: Service, typist: Typist) -> None:
     """Where output is no terminal, nothing is between attempts; dividers that are asked for are on standard error."""
     assert await typist.run("run", "--retries", "1", COMMAND) == (3, BYTES, "")
@@ -44,6 +46,7 @@ async def test_pipes_get_the_bytes_of_the_command_alone(shared: Service, typist:
     assert screen.shown == BYTES.replace(b"\n", b"\r\n")
 
 
+@pytest.mark.heavy
 async def test_dividers_are_no_lines(shared: Service, typist: Typist) -> None:
     """`logs -n` counts the lines of the command, and keeps the dividers between those that are left."""
     job = (await shared.run("printf 'one\\ntwo'; exit 3", retries={"max": 1}))["job_id"]

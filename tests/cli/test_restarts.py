@@ -141,6 +141,7 @@ async def test_a_service_that_is_not_there_yet_is_waited_for(service: Service, t
         assert await screen.code() == 0
 
 
+@pytest.mark.heavy
 async def test_a_submission_whose_answer_is_lost_is_one_job(service: Service, typist: Typist) -> None:
     """A server killed after it received the request sends no response; the retry returns the same job."""
     os.kill(service.process.pid, 19)

@@ -309,6 +309,7 @@ async def test_prune_asks_and_takes_no_for_an_answer(shared: Service, typist: Ty
         assert len(listed["jobs"]) == left
 
 
+@pytest.mark.heavy
 async def test_the_standard_descriptors_are_never_made_nonblocking(typist: Typist) -> None:
     """After `run`, standard input, output and error of the next process are not O_NONBLOCK."""
     check = "import fcntl, os; print([fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK for fd in range(3)])"

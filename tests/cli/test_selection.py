@@ -48,6 +48,7 @@ async def test_the_last_job_is_meant_where_none_is_named(shared: Service, typist
     assert (await typist.run("rm")).code == 2
 
 
+@pytest.mark.heavy
 async def test_verbs_take_filters(shared: Service, typist: Typist) -> None:
     """`cancel`, `wait` and `logs` are about all jobs that match; none is no error, and ids beside filters are one."""
     match = ("--filter", "label=test:bulk")

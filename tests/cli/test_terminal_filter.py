@@ -111,6 +111,7 @@ ALLOWED = re.compile(
 )
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=200)
 @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 60), max_size=4), st.booleans())
 def test_only_what_is_allowed_reaches_the_terminal(data: bytes, cuts: list[int], is_utf8: bool) -> None:

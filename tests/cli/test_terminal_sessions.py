@@ -68,6 +68,7 @@ async def ssh_server(tmp_path: Path) -> AsyncIterator[SshServer]:
         await process.wait()
 
 
+@pytest.mark.heavy
 async def test_ssh_asks_and_has_this_terminal(typist: Typist, ssh_server: SshServer) -> None:
     """Its question about an unknown host is answered here; the shell there has this size, also a new one."""
     user = pwd.getpwuid(os.geteuid()).pw_name

@@ -213,6 +213,7 @@ async def test_show_prints_everything_about_a_job(shared: Service, typist: Typis
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 async def test_t2_what_was_left_behind_is_reported(shared: Service, typist: Typist) -> None:
     """`run`, `wait` and `show` name the processes that a command left behind; nothing of it is in the exit code."""
     done = await typist.run("run", "sleep 61 & sleep 62 & exit 4")
@@ -432,6 +433,7 @@ async def test_logs_find_prints_the_lines_with_a_text(shared: Service, typist: T
         assert (await typist.run("logs", *wrong, number)).code == 2
 
 
+@pytest.mark.heavy
 async def test_logs_from_a_line_on(shared: Service, typist: Typist) -> None:
     """`logs --from-line` begins with that line, of both streams or of one; behind the last line there is nothing."""
     (number,) = await ended(shared, "seq 1 30; sleep 0.1; echo last >&2")

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOT_IN_CLIENT = {"/api/openapi.json", "/api/session"}
 
 
+@pytest.mark.heavy
 async def test_the_documented_example_runs(shared: Service) -> None:
     """The example in the package's docstring prints what it shows, at the address of the test's service."""
     found = re.search(r"(?s)    import asyncio.*?asyncio\.run\(main\(\)\)", inspect.getdoc(shellrunner.client) or "")

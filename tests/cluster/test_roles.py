@@ -149,6 +149,7 @@ def test_the_server_refuses_what_is_not_its_part(database: Roles, kind: str, sta
         db.execute(statement)
 
 
+@pytest.mark.heavy
 def test_what_is_refused_is_possible_otherwise(database: Roles) -> None:
     """The test above can fail: a worker claims and ends, an API node accepts and cancels what has not started."""
     with psycopg.connect(database.url("api")) as db:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import aiohttp
+import pytest
 
 from tests.cluster.conftest import NAME, TwoNodes
 from tests.support.service import Service
@@ -27,12 +28,14 @@ async def watch(node: Service, cookie: str) -> int:
         return answer.status
 
 
+@pytest.mark.heavy
 async def test_a_login_at_one_node_counts_at_the_other(nodes: TwoNodes) -> None:
     """Also at one that has never seen the cookie before."""
     cookie = await login(nodes.a)
     assert [await watch(each, cookie) for each in nodes.each] == [200, 200]
 
 
+@pytest.mark.heavy
 async def test_a_logout_at_one_node_ends_the_session_at_the_other(nodes: TwoNodes) -> None:
     """What is open there ends too, although nobody asks for anything."""
     cookie = await login(nodes.a)
@@ -51,6 +54,7 @@ async def test_a_logout_at_one_node_ends_the_session_at_the_other(nodes: TwoNode
     assert [await watch(each, cookie) for each in nodes.each] == [401, 401]
 
 
+@pytest.mark.heavy
 async def test_a_logout_ends_what_another_node_has_begun(nodes: TwoNodes) -> None:
     """All sessions of the token end, also those that the node which ends them has never seen."""
     cookie = await login(nodes.a)

@@ -15,6 +15,7 @@ async def ask(node: Service, verb: str, path: str, **options: object) -> tuple[i
     return status, document
 
 
+@pytest.mark.heavy
 async def test_each_node_lists_both(nodes: TwoNodes) -> None:
     """With the same figures, and which of them responds."""
     for node, name in zip(nodes.each, "ab", strict=True):
@@ -25,6 +26,7 @@ async def test_each_node_lists_both(nodes: TwoNodes) -> None:
         ]
 
 
+@pytest.mark.heavy
 async def test_a_drained_host_starts_nothing(nodes: TwoNodes) -> None:
     """Every job runs on the other one, whose name it has; it can be drained and resumed at any node."""
     status, drained = await ask(nodes.b, "POST", "/api/workers/a/drain")

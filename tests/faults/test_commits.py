@@ -130,6 +130,7 @@ async def test_a_batch_whose_server_is_killed_is_there_as_a_whole_or_not_at_all(
         assert len((await service.get("/api/jobs?limit=1000"))[2]["jobs"]) == total
 
 
+@pytest.mark.heavy
 async def test_c7_syncs_that_fail_are_a_reason_not_to_be_ready(failing: Service, syncs: FailingSyncs) -> None:
     """C7: /readyz says that the history is unavailable; only a single request can have an unknown outcome."""
     syncs.arm(1_000)

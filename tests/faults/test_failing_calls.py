@@ -158,6 +158,7 @@ async def test_c9_a_keeper_may_die_at_any_call(
         await _sweep(faulty, scenario, calls, lambda: [(1, fault) for fault in CRASHES])
 
 
+@pytest.mark.heavy
 async def test_c9_writes_may_be_short(faulty: World) -> None:
     """Whichever write stores only the half of what it was given: the rest follows."""
     await _sweep(faulty, SCENARIOS[5], ["os.pwrite"], lambda: [(1, "short"), (3, "short")])

@@ -89,6 +89,7 @@ async def test_t1_twenty_thousand_lines_eight_at_a_time(
             assert (tmp_path / f"{number}").read_text() == expected
 
 
+@pytest.mark.heavy
 async def test_t1_many_substitutions_beside_busy_loops(service: Service, tmp_path: Path, whole: bool) -> None:
     """Sixteen at a time on a loaded machine none loses a line."""
     async with busy_loops(4):

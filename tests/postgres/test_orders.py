@@ -199,6 +199,7 @@ async def test_an_order_that_a_killed_server_has_taken_is_in_doubt(nodes: Nodes,
     assert len(host.orders) == 1
 
 
+@pytest.mark.heavy
 async def test_an_order_to_a_host_that_cannot_be_reached_is_refused(nodes: Nodes, cluster: Cluster) -> None:
     """At once, and nothing is written that could be carried out later."""
     async with running(nodes) as (host, job_id):
@@ -281,6 +282,7 @@ async def test_what_was_written_while_the_host_thought_it_was_alone_is_known_soo
         await until(lambda: there.command_state(job_id, claimed) == CommandState(7), what="its pid is known")
 
 
+@pytest.mark.heavy
 async def test_what_is_known_of_a_command_is_not_shown_for_the_next_attempt(
     nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +318,7 @@ async def unanswered(*_: object) -> None:
     raise StoreUnavailable("the connection was lost")
 
 
+@pytest.mark.heavy
 async def test_one_client_types_into_a_job_whatever_node_it_is_at(nodes: Nodes, cluster: Cluster) -> None:
     """Until it leaves or is replaced, or its node is gone; who keeps no lease only asks."""
     one, two = (orders_of(node).writers for node in nodes.both)

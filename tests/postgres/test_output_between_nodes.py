@@ -154,6 +154,7 @@ async def test_streams_attempts_and_lists_are_read_at_another_node(cluster: Clus
         assert await read_all((await two.last_outputs([job.id]))[job.id]) == second.all
 
 
+@pytest.mark.heavy
 async def test_a_lost_job_has_what_was_sent(cluster: Cluster) -> None:
     """Any node may record that it is lost: what was read elsewhere stays there, whatever is left on its host."""
     written = Written(5, (60, 9000), share=0.5)
@@ -184,6 +185,7 @@ def _lose(db: Db) -> tuple[Transitions, Transitions]:
     return transitions, transitions
 
 
+@pytest.mark.heavy
 async def test_what_is_missing_on_the_host_is_a_gap_elsewhere(cluster: Cluster) -> None:
     """A file that was cut before it was sent: what is there is sent, each byte at its place."""
     written = Written(6, (80, 9000), share=0.4)
@@ -259,6 +261,7 @@ async def recorded(store: PostgresStore, claim: Claim, record: tuple[Volume, Hea
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.heavy
 async def test_the_next_server_goes_on_where_the_last_one_ended(cluster: Cluster) -> None:
     """The database says how far the output was sent, and no byte is sent twice."""
     written = Written(8, (90, 9000), share=0.4)

@@ -123,6 +123,7 @@ async def test_what_retention_removes_is_not_ended(cluster: Cluster) -> None:
         assert await counted(two, "a") == 0
 
 
+@pytest.mark.heavy
 async def test_the_next_server_of_the_host_sees_lost_jobs_to_their_end(cluster: Cluster) -> None:
     """It adopts their claims, also of deleted jobs; what it finds is added, or that nothing is known any more."""
     async with cluster.node("b") as two:

@@ -158,6 +158,7 @@ def test_c6_whatever_an_index_entry_says_nothing_is_made_up(shape: tuple[int, in
                 assert begins[number] <= gap.begin.stored < gap.end.stored <= ends[number]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", SHORT_OUTPUTS)
 def test_c6_whatever_overwrites_an_index_nothing_is_made_up(shape: tuple[int, int, int, float]) -> None:
     """C6: with any part of an index overwritten or cut off, what is delivered is true, and what is missing counts."""

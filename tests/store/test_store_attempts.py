@@ -89,6 +89,7 @@ async def test_attempts_are_one_output_and_each_is_one_alone(tmp_path: Path) -> 
             assert (done.volume, done.end) == (output.volume, ended(1))
 
 
+@pytest.mark.heavy
 async def test_what_was_read_of_an_attempt_stays_when_it_ends_and_its_slot_has_others(tmp_path: Path) -> None:
     """A snapshot of a running attempt reads the same bytes from its row later, whether or not it was the last."""
     first, second, third = (pieces(seed, 40, 400) for seed in (4, 5, 6))

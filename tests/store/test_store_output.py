@@ -124,6 +124,7 @@ async def test_both_streams_of_an_output_in_its_row_are_read_at_once(tmp_path: P
         assert (await store.output(claim.job_id)).read_both(longest) == (None if SHAPES[shape] else own)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_output_is_what_was_written(tmp_path: Path, shape: str) -> None:
     """While it runs, when it is done, and after a restart, every byte is at its place."""

@@ -188,6 +188,7 @@ async def test_who_may(tmp_path: Path) -> None:
         assert (answer.status, answer.json) == (200, {"cancelled": 1})
 
 
+@pytest.mark.heavy
 async def test_a_whole_service(service: Service) -> None:
     """Real commands, running and queued, are ended by one request, and none of the queued ones has run."""
     await service.stop()

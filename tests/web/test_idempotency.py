@@ -167,6 +167,7 @@ def test_every_key_in_quotes_is_itself(key: str) -> None:
     assert key.startswith('"') or idempotency.parse_key(key) == key
 
 
+@pytest.mark.heavy
 async def test_restart_and_kill_keep_it(service: Service, tmp_path: Path) -> None:
     """The key still names its job after kill -9, and the command has run once."""
     ledger = tmp_path / "ledger"

@@ -304,6 +304,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner))
 
 
+@pytest.mark.heavy
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(documents | st.lists(scalars, max_size=4), st.booleans())
 @example(["mail", 1.5, "exited", 3], True)

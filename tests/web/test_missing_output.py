@@ -165,6 +165,7 @@ async def check_done(site: Site, job_id: int, result: str, *, alone: bool = True
     return int(missing)
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="in a cluster output of what has ended is in the database")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_after_the_end_what_is_missing_is_counted(site: Site, damage: Callable[[Path], None]) -> None:
@@ -187,6 +188,7 @@ async def test_c6_after_the_end_what_is_missing_is_counted(site: Site, damage: C
     assert rest.status == 200  # another version: all of it
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="another node learns of a gap when there is output behind it, or the end")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_while_it_runs_followers_learn_of_it_and_go_on(site: Site, damage: Callable[[Path], None]) -> None:

@@ -196,6 +196,7 @@ async def test_who_may(tmp_path: Path) -> None:
             assert (await site.get("/api/queues/default", headers=sent)).status == (403 if who == "admin" else 200)
 
 
+@pytest.mark.heavy
 async def test_kept_over_kill_9(service: Service) -> None:
     """A queue that was made, and a limit that was set, still count after kill -9, and in metrics."""
     await service.stop()

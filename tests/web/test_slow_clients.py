@@ -376,6 +376,7 @@ def bomb() -> bytes:
     return gzip.compress(bytes(1 << 28), 1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("asked", ["POST /api/jobs", "GET /healthz"])
 async def test_a_compressed_body_delays_nobody(site: Site, asked: str, bomb: bytes) -> None:
     """A compressed body is never decompressed, not even to be discarded, so that it costs no more than its size."""
