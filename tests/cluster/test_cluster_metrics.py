@@ -26,9 +26,11 @@ async def test_a_node_counts_hosts_transactions_and_notifications(nodes: TwoNode
 
     async def has_followed() -> bool:
         now = await scrape(nodes.b)
-        hosts = [now["shellrunner_hosts", state] for state in ("open", "drained", "api_only", "unreachable")]
+        hosts = [
+            now["shellrunner_hosts", state] for state in ("open", "drained", "api_only", "stopped", "unreachable")
+        ]
         notes = "shellrunner_notifications_total", "received"
-        return hosts == [1, 1, 0, 0] and now[notes] > before[notes]
+        return hosts == [1, 1, 0, 0, 0] and now[notes] > before[notes]
 
     await until(has_followed)
     after = await scrape(nodes.a)

@@ -44,6 +44,46 @@ async def test_a_drained_host_starts_nothing(nodes: TwoNodes) -> None:
     assert (status, resumed["draining"]) == (200, False)
 
 
+async def state_of_b(nodes: TwoNodes) -> tuple[bool, bool]:
+    """Return whether host `b` is reachable, and whether it is stopped."""
+    _, host = await ask(nodes.a, "GET", "/api/workers/b")
+    return host["reachable"], host["stopped"]
+
+
+@pytest.mark.heavy
+async def test_a_host_that_was_stopped_is_not_missed(nodes: TwoNodes) -> None:
+    """It says so at once, is no alarm, can be removed, and is open again when it is started."""
+    assert await state_of_b(nodes) == (True, False)
+    assert await nodes.b.stop() == 0
+    assert await state_of_b(nodes) == (False, True)
+    await until(lambda: count_of_hosts(nodes.a, "stopped"), what="it has read that")
+    assert not await count_of_hosts(nodes.a, "unreachable")
+    await nodes.b.start()
+    assert await state_of_b(nodes) == (True, False)
+    assert (await ask(nodes.a, "DELETE", "/api/workers/b"))[1]["type"] == "/problems/host-reachable"
+    assert await nodes.b.stop() == 0
+    assert await ask(nodes.a, "DELETE", "/api/workers/b?confirm=true") == (200, {"lost": 0})
+
+
+@pytest.mark.heavy
+async def test_a_host_whose_jobs_go_on_is_not_stopped(nodes: TwoNodes) -> None:
+    """Nobody knows how they end before its server is there again: it becomes unreachable, as after any death."""
+    await ask(nodes.a, "POST", "/api/workers/a/drain")
+    job = await nodes.a.submit("sleep 600")
+    await until(lambda: nodes.execute("SELECT host FROM jobs WHERE state = 'running'") == [("b",)])
+    assert await nodes.b.stop() == 0
+    assert await state_of_b(nodes) == (True, False)
+    nodes.execute("UPDATE hosts SET seen = seen - interval '1 minute', unreachable = seen WHERE name = 'b'")
+    assert await state_of_b(nodes) == (False, False)
+    assert (await nodes.a.status(job))["unreachable"]["host"] == "b"
+
+
+async def count_of_hosts(node: Service, state: str) -> float:
+    """Return how many hosts are in this state, by the metrics of a node."""
+    _, _, body = await node.get("/metrics")
+    return float(body.decode().partition(f'shellrunner_hosts{{state="{state}"}} ')[2].split()[0])
+
+
 @pytest.mark.heavy
 async def test_an_unreachable_host_is_removed_after_confirmation(nodes: TwoNodes) -> None:
     """Its jobs say so while they run by the history, and are lost with it."""

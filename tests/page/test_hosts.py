@@ -91,3 +91,19 @@ async def test_hosts_are_shown_drained_and_removed(two: tuple[Service, Service, 
     await tab.page.click(f"[data-job='{job}'] .job-link")
     await tab.wait_for("#job-details", "Exit 3")
     await picture(tab, "found")
+
+
+async def test_a_stopped_host_is_no_alarm(two: tuple[Service, Service, str], open_tab: Any) -> None:
+    """Its server was stopped, and nothing ran there: it is listed as that, and may be removed."""
+    first, second, _ = two
+    assert await second.stop() == 0
+    tab = await open_tab(first)
+    await tab.wait_for("#hosts-summary", "1 reachable · 1 stopped")
+    assert await tab.page.get_attribute("#hosts", "data-alarm") is None
+    await tab.page.click("#hosts summary")
+    await tab.wait_for("#host-list li:last-child .badge", "Stopped")
+    await picture(tab, "stopped")
+    await tab.page.click("[aria-label='Remove host build-2']")
+    await tab.wait_for("dialog[open]", "Nothing runs there.")
+    await tab.page.click("dialog[open] [data-answer=yes]")
+    await tab.until("() => document.getElementById('hosts').hidden")

@@ -35,8 +35,9 @@ class Host:
     as nothing was reported of them yet. free: how many more it would start now. claims: whether it runs any at all
     (else it only answers). draining: it starts no more jobs until it is resumed. reachable: its lease has not
     expired; else its running jobs are not judged before there is proof, and `seen` is since when nothing is known of
-    it. joined: when the history knew it first. is_this: it is the one that answers. differing:
-    which of its settings are not those of that one, although all hosts must have the same.
+    it. stopped: it is not reachable, as its server was stopped, and left nothing running. joined: when the history
+    knew it first. is_this: it is the one that answers. differing: which of its settings are not those of that one,
+    although all hosts must have the same.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Host:
     claims: bool
     draining: bool
     reachable: bool
+    stopped: bool
     seen: Millis
     joined: Millis
     is_this: bool

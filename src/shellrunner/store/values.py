@@ -88,9 +88,9 @@ class HistorySize:
 class ClusterFigures(NamedTuple):
     """Counts of one node of several, since its start.
 
-    hosts: by state (`open`, `drained`, `api_only`, `unreachable`), as this node has read them with its lease.
-    lease_age: seconds since it renewed that. is_available: the database could be written when that was tried last.
-    written, read: transactions. retries: of those that write, because another one was in the way. notes_sent,
+    hosts: by state (`open`, `drained`, `api_only`, `stopped`, `unreachable`), as this node has read them with its
+    lease. lease_age: seconds since it renewed that. is_available: the database could be written when that was tried
+    last. written, read: transactions. retries: of those that write, because another one was in the way. notes_sent,
     notes_received: notifications to and from other nodes. claims: jobs that were given to its keepers.
     unrecorded_ends: ends that it knows and the database does not. unsent_outputs: outputs of which it has more than
     the database, as far as it has looked, by the job's state (`running`, `ended`).

@@ -285,7 +285,9 @@ class Worker(TypedDict):
     draining: bool
     """Whether it is drained: no job is started there until it is resumed."""
     reachable: bool
-    """Whether it has renewed its lease in the last 13 seconds."""
+    """Whether it has renewed its lease in the last 13 seconds, and was not stopped."""
+    stopped: bool
+    """Whether it is not reachable because its server was stopped, and nothing ran there any more."""
     seen: Instant
     """When it renewed its lease last, by the clock of the database."""
     joined: Instant

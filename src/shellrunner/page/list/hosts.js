@@ -33,15 +33,19 @@ export function showHosts() {
   document.querySelector(".table").toggleAttribute("data-hosts", hasSeveralHosts());
   if (!hasSeveralHosts()) return;
   setText($("hosts-summary"), summary());
-  $("hosts").toggleAttribute("data-alarm", workers.some(({ reachable }) => !reachable));
+  $("hosts").toggleAttribute("data-alarm", workers.some(isMissing));
   replaceKeepingFocus($("host-list"), ...workers.map(createHost));
 }
+
+/** Whether a host is gone, and was not stopped. */
+const isMissing = ({ reachable, stopped }) => !reachable && !stopped;
 
 function summary() {
   const count = (is) => workers.filter(is).length;
   const numbers = [
     [count(({ reachable }) => reachable), "reachable"],
-    [count(({ reachable }) => !reachable), "unreachable"],
+    [count(isMissing), "unreachable"],
+    [count(({ stopped }) => stopped), "stopped"],
     [count(({ draining }) => draining), "drained"],
   ];
   return numbers.filter(([number]) => number).map(([number, word]) => `${number} ${word}`).join(" · ");
@@ -60,7 +64,8 @@ function createHost(worker) {
     createElement("span", { class: "host-actions" }, ...(may("admin") ? createActions(worker) : [])));
 }
 
-function stateOf({ reachable, draining, running, runs_jobs: runsJobs }) {
+function stateOf({ reachable, stopped, draining, running, runs_jobs: runsJobs }) {
+  if (stopped) return ["stopped", "Stopped"];
   if (!reachable) return ["unknown", "Unreachable"];
   if (draining) return ["stopped", running ? "Draining" : "Drained"];
   return runsJobs ? ["success", "Open"] : ["waiting", "API only"];

@@ -32,7 +32,8 @@ _LOCK: Final = 0x53687275  # advisory: one migration at a time
 # `counts` and `sizes`: how many jobs are in which state, and how much output they have, as far as each node has
 # changed that: no two nodes write one row, and the sums are exact.
 # `hosts`: `seen` is a lease by the clock of the database; `unreachable` is when it was renewed last, once some node
-# has judged that it has expired. `incarnation`: of the server that has this name, `home`: of its state directory.
+# has judged that it has expired, or when it was `stopped` with nothing running there. `incarnation`: of the server
+# that has this name, `home`: of its state directory.
 # `free`: how many more jobs the node would run. `settings`: digests of what all nodes must have in common.
 # `meta` has the `epoch`, raised after a restore, and the `server`, which changes with a failover: until each node has
 # followed that, nothing is claimed (see `hosts.reconciler`); and never before `claims_after`.
@@ -170,6 +171,7 @@ CREATE TABLE hosts (
     joined timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen timestamptz NOT NULL DEFAULT clock_timestamp(),
     unreachable timestamptz,
+    stopped boolean NOT NULL DEFAULT false,
     settings text COLLATE "C" NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 CREATE TABLE chunks (

@@ -34,6 +34,7 @@ class SingleHost:
             claims=True,
             draining=False,
             reachable=True,
+            stopped=False,
             seen=now_ms(),
             joined=self.opened,
             is_this=True,

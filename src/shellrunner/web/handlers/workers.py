@@ -98,6 +98,7 @@ def _worker(host: Host) -> documents.Worker:
         "free": host.free,
         "draining": host.draining,
         "reachable": host.reachable,
+        "stopped": host.stopped,
         "seen": format_rfc3339(host.seen),
         "joined": format_rfc3339(host.joined),
         "version": host.version,

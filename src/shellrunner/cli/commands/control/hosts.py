@@ -117,6 +117,8 @@ def _running(row: Row) -> str:
 
 
 def _state(row: Row) -> Cell:
+    if row.get("stopped"):  # an older server does not know it
+        return Cell("stopped", "dim")
     if not row["reachable"]:
         return Cell("unreachable", "red")
     if row["draining"]:

@@ -72,6 +72,7 @@ class HostRegistry:
             claims=row.claims,
             draining=row.draining,
             reachable=not row.is_unreachable,
+            stopped=row.is_stopped,
             seen=row.seen,
             joined=row.joined,
             is_this=row.name == self._node,

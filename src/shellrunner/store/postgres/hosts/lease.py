@@ -37,7 +37,7 @@ _MS: Final = "(extract(epoch FROM {}) * 1000)::bigint"
 _ERA: Final = """(SELECT value FROM meta WHERE key = 'epoch'), (SELECT value FROM meta WHERE key = 'server'),
     coalesce(current_setting('shellrunner.server', true), '')"""
 _SET: Final = """boot = ?, home = ?, version = ?, queues = ?, claims = ?, slots = ?, free = ?,
-    settings = ?, seen = clock_timestamp(), unreachable = NULL"""
+    settings = ?, seen = clock_timestamp(), unreachable = NULL, stopped = false"""
 _RENEW: Final = f"""WITH before AS (SELECT unreachable FROM hosts WHERE name = ? FOR UPDATE)
     UPDATE hosts SET {_SET} FROM before WHERE name = ? AND incarnation = ?
     RETURNING before.unreachable IS NOT NULL, {_ERA}"""
@@ -45,10 +45,15 @@ _ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queu
     settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
 _EARLIER: Final = f"""SELECT boot = ? AND home = ?, clock_timestamp() - seen > make_interval(secs => ?),
     {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
-_LEAVE: Final = "UPDATE hosts SET free = 0 WHERE name = ? AND incarnation = ?"
+# A host whose jobs go on under their keepers is not `stopped`: how they end, nobody knows before it is back.
+_LEAVE: Final = """UPDATE hosts SET free = 0, stopped = own.is_idle,
+    unreachable = CASE WHEN own.is_idle THEN clock_timestamp() END
+    FROM (SELECT NOT EXISTS (SELECT FROM jobs WHERE host = ? AND state = 'running') AS is_idle) AS own
+    WHERE name = ? AND incarnation = ?"""
 _REPLACE: Final = f"UPDATE hosts SET incarnation = ?, {_SET} WHERE name = ?"
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
-    unreachable IS NOT NULL, settings, {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
+    unreachable IS NOT NULL, stopped, settings,
+    {_MS.format("joined")}, {_MS.format("seen")}, {_MS.format("clock_timestamp()")}
     FROM hosts ORDER BY name"""
 
 
@@ -56,7 +61,8 @@ class HostRow(NamedTuple):
     """A node, as its row says: `seen` is when it renewed its lease last, `age` how many milliseconds ago that was
     (negative if the clock was set back since).
 
-    is_unreachable: a node has judged that its lease has expired. settings: see `shared_settings`.
+    is_unreachable: a node has judged that its lease has expired, or it is_stopped: it was stopped, and left nothing
+    running. settings: see `shared_settings`.
     """
 
     name: str
@@ -69,6 +75,7 @@ class HostRow(NamedTuple):
     free: int
     draining: bool
     is_unreachable: bool
+    is_stopped: bool
     settings: str
     joined: Millis
     seen: Millis
@@ -77,6 +84,8 @@ class HostRow(NamedTuple):
     @property
     def state(self) -> str:
         """Its state, as metrics name it."""
+        if self.is_stopped:
+            return "stopped"
         if self.is_unreachable:
             return "unreachable"
         return "drained" if self.draining else "open" if self.claims else "api_only"
@@ -131,6 +140,7 @@ class HostLease:
         self.rows: Sequence[HostRow] = ()
         self.peers: Sequence[Peer] = ()
         self._met_another = asyncio.Event()
+        self._has_left = False
         self.is_current = False
         self._server = ""
         self._unbroken_since: Millis | None = None
@@ -184,6 +194,8 @@ class HostLease:
         Raises:
             StoreUnavailable: it could not be renewed.
         """
+        if self._has_left:
+            return
         try:
             renewed = await self._engine.write(self._renew)
             if renewed is None:  # removed, or another server's
@@ -222,9 +234,11 @@ class HostLease:
         self.peers = [peer for peer in self.peers if peer.name != name]
 
     async def leave(self) -> None:
-        """Write that this node starts no more jobs: else others would wake it for as long as the lease lasts."""
+        """Write that this node is stopped, or that it at least starts no more jobs: else others would wake it."""
+        self._has_left = True
+        name, incarnation = self._node.name, self._node.incarnation
         with suppress(StoreUnavailable):
-            await self._engine.write(lambda db: db.execute(_LEAVE, (self._node.name, self._node.incarnation)))
+            await self._engine.write(lambda db: db.execute(_LEAVE, (name, name, incarnation)))
 
     def _stood_still(self, seen: Millis | None, since: Millis) -> Millis | None:
         """Return this renewal if it has been the last one for as long as a lease lasts, whatever the clocks say."""
@@ -337,7 +351,7 @@ class HostLease:
 def read(db: Db) -> list[HostRow]:
     """Return every node that has ever been there and was not removed."""
     rows = db.execute(_READ).fetchall()
-    return [HostRow._make((*row[:13], row[13] - row[12])) for row in rows]
+    return [HostRow._make((*row[:14], row[14] - row[13])) for row in rows]
 
 
 def _set_of(queues: Sequence[str] | None) -> frozenset[str] | None:

@@ -91,7 +91,7 @@ class Membership:
     @property
     def hosts_by_state(self) -> dict[str, int]:
         """How many hosts there are in each state, as they were read last."""
-        counts = dict.fromkeys(("open", "drained", "api_only", "unreachable"), 0)
+        counts = dict.fromkeys(("open", "drained", "api_only", "stopped", "unreachable"), 0)
         for row in self._lease.rows:
             counts[row.state] += 1
         return counts
