@@ -23,6 +23,8 @@ from tests.support.processes import lives
 from tests.support.service import Service
 from tests.support.waiting import until
 
+_END_CONNECTIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND datname = %s"""
 WORKER = [sys.executable, "-m", "shellrunner", "worker"]
 HUNTER = "hunter2"
 NOWHERE = f"postgresql://shellrunner:{HUNTER}@127.0.0.1:1/jobs"
@@ -514,3 +516,31 @@ def test_a_node_imports_what_it_needs() -> None:
     loaded = set(re.findall(r"(?m)^import time: .*\| +(\S+)$", done.stderr))
     assert {"psycopg", "pgqueuer", "shellrunner.store.postgres.engine"} <= loaded
     assert not {name for name in loaded if name.split(".")[0] == "aiohttp"}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("program", ["serve", "worker"])
+async def test_a_database_that_is_lost_while_it_is_opened_is_waited_for(
+    nodes: Any, database: str, program: str
+) -> None:
+    """Whenever its connections end in the start of a node: the node is not ended by that, and starts in the end."""
+    server, name = postgres.shared(), database.rpartition("/")[2].partition("?")[0]
+    began = {"serve": "listening", "worker": "running jobs"}[program]
+    lost = 0
+    for number in range(12):
+        node = nodes(f"{program}{number}", database, program=program)
+        await node.launch()
+
+        async def has_begun(node: Service = node) -> bool:
+            return bool(events(node, began)) or node.process.returncode is not None
+
+        for _ in range(8 * number):  # later and later
+            if await has_begun():
+                break
+            server.execute(_END_CONNECTIONS, name)
+            await asyncio.sleep(0.005)
+        await until(has_begun, what="it has begun")
+        assert node.process.returncode is None, node.log
+        lost += len(events(node, "PostgreSQL was lost while the history was being opened"))
+        await node.kill()
+    assert lost

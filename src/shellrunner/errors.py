@@ -386,6 +386,10 @@ class StoreUnavailable(ShellrunnerError):
     code = "store-unavailable"
 
 
+class DatabaseLost(StoreUnavailable):
+    """The connection to the database is lost, or was refused; it may be there again soon. Nothing was changed."""
+
+
 class NoSpace(StoreUnavailable):
     """The disk is full, or nearly; nothing was started or changed. Deleting, cancelling and reading go on."""
 

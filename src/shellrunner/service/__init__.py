@@ -19,7 +19,13 @@ from shellrunner.config import Settings
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
 from shellrunner.service.audit_file import audit_sink
-from shellrunner.service.database_wait import WAITS_FOR_HISTORY, opened_meanwhile, wait_for_database
+from shellrunner.service.database_wait import (
+    WAITS_FOR_HISTORY,
+    once_possible,
+    opened_meanwhile,
+    opened_once_possible,
+    wait_for_database,
+)
 from shellrunner.service.health import Health, Readiness
 from shellrunner.service.network import binding
 from shellrunner.service.network.listening import check_passed_sockets, listening, take_passed_sockets
@@ -132,7 +138,9 @@ async def _serve(
         async with (
             audit_sink(settings.audit.file) as audit,
             opened_meanwhile(
-                open_history(settings, state_dir, new_history=new_history),
+                opened_once_possible(
+                    lambda: open_history(settings, state_dir, new_history=new_history), settings, notifier
+                ),
                 unavailable(listeners, mode, certificate, WAITS_FOR_HISTORY)
                 if settings.store.url
                 else contextlib.nullcontext(),
@@ -153,7 +161,7 @@ async def _serve(
         ):
             health = Health(store, notifier, restart_helps=not settings.store.url)
             readiness = Readiness(store, health, audit, supervisor, supervising)
-            authenticator = await open_authenticator(settings.auth, store)
+            authenticator = await once_possible(lambda: open_authenticator(settings.auth, store))
             app = make_app(
                 store,
                 settings,

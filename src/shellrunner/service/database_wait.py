@@ -1,17 +1,18 @@
 """Wait at the start until PostgreSQL can be used: a node may be started before it, or while it is restarted.
 
-Then until the history is open: an earlier server may have the name of this host until its lease expires. Used by the
-composition root. Jobs that run go on under their keepers meanwhile. Must not know SQL, or what is opened then.
+Then until the history is open: the database may be lost meanwhile, and an earlier server may have the name of this
+host until its lease expires. Used by the composition root. Jobs that run go on under their keepers meanwhile. Must
+not know SQL, or what is opened then.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final, TypeVar
 
 from shellrunner.config import Settings
-from shellrunner.errors import ShellrunnerError
+from shellrunner.errors import DatabaseLost, OutcomeUnknown, ShellrunnerError
 from shellrunner.store.postgres_import import import_postgres
 from shellrunner.systemd.notify import Notifier
 
@@ -51,6 +52,35 @@ async def _probe(settings: Settings) -> str | None:
     """Return why the database cannot be connected to; None if it can."""
     failure: str | None = await import_postgres("maintenance.availability").probe(settings.store.url)
     return failure
+
+
+@asynccontextmanager
+async def opened_once_possible(
+    history: Callable[[], AbstractAsyncContextManager[T]], settings: Settings, notifier: Notifier
+) -> AsyncIterator[T]:
+    """Open the history, and close it at the end: again, if the database is lost while it is being opened.
+
+    `history` makes one that is not opened yet.
+    """
+    async with AsyncExitStack() as stack:
+        opened = None
+        while opened is None:
+            try:
+                opened = await stack.enter_async_context(history())
+            except (DatabaseLost, OutcomeUnknown) as error:
+                fields = {"database": settings.store.database, "reason": error.detail}
+                log.warning("PostgreSQL was lost while the history was being opened", extra=fields)
+                await asyncio.sleep(_RETRY_DELAY)
+                await wait_for_database(settings, notifier)
+        yield opened
+
+
+async def once_possible(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what `read` returns: called again, as long as the database is lost."""
+    while True:
+        with suppress(DatabaseLost):
+            return await read()
+        await asyncio.sleep(_RETRY_DELAY)
 
 
 @asynccontextmanager

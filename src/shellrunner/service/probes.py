@@ -15,6 +15,7 @@ from shellrunner.access.authenticator import Authenticator, open_authenticator
 from shellrunner.config import Settings
 from shellrunner.service.audit_file import AuditFile, audit_sink
 from shellrunner.service.audit_log import AuditLog
+from shellrunner.service.database_wait import once_possible
 from shellrunner.service.health import AuditProbe, Readiness
 from shellrunner.service.network.binding import Listeners
 from shellrunner.service.network.listening import listening
@@ -61,7 +62,7 @@ async def serving_probes(
         return
     settings = _accept_addresses(settings)
     async with audit_sink(settings.audit.file) as audit:
-        authenticator = await open_authenticator(settings.auth, store)
+        authenticator = await once_possible(lambda: open_authenticator(settings.auth, store))
         app = make_app(
             store,
             settings,

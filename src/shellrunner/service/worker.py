@@ -16,7 +16,7 @@ from shellrunner.config import Settings
 from shellrunner.errors import ConfigError
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
-from shellrunner.service.database_wait import wait_for_database
+from shellrunner.service.database_wait import opened_once_possible, wait_for_database
 from shellrunner.service.health import AuditProbe, Health, Readiness
 from shellrunner.service.network import binding
 from shellrunner.service.network.tls import Certificate
@@ -100,7 +100,7 @@ async def _work(settings: Settings, stop: StopRequest, reloader: Reloader, certi
         mode = int(settings.server.socket_mode, 8)
         await wait_for_database(settings, notifier, unavailable(listeners, mode, certificate))
         async with (
-            open_history(settings, state_dir) as store,
+            opened_once_possible(lambda: open_history(settings, state_dir), settings, notifier) as store,
             supervised(
                 store,
                 launcher,

@@ -59,7 +59,7 @@ def open_history(url: str, state_dir: Path, node: str) -> Opened:
             owners = node_jobs.owners(db, node)
             key, indexed = secrets_reading.digest_key(db), schema.has_search_index(connection)
     except psycopg.Error as error:
-        raise StoreUnavailable(f"the database cannot be opened: {failures.describe(error)}") from None
+        raise failures.unavailable(error, "the database cannot be opened") from None
     journal = ClaimJournal(state_dir / f"claims-{history}.journal")
     identity = HistoryIdentity(history, int(epoch), _home(state_dir))
     return Opened(identity, owners, key, indexed, _place(state_dir), journal, int(unknown_input))

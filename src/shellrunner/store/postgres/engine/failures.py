@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from shellrunner.errors import NoSpace, OutcomeUnknown, StoreUnavailable
+from shellrunner.errors import DatabaseLost, NoSpace, OutcomeUnknown, StoreUnavailable
 from shellrunner.store.db import RowChangedError
 
 # The transaction has had no effect, and is to be run again: another one was in its way.
@@ -29,8 +29,10 @@ def translate_failure(error: Exception, action: str) -> Exception:
     if not isinstance(error, psycopg.Error):
         return error
     if error.sqlstate is not None and error.sqlstate.startswith("53"):
-        return NoSpace() if isinstance(error, errors.DiskFull) else _unavailable(error, action)
-    return _unavailable(error, action)
+        return (
+            NoSpace() if isinstance(error, errors.DiskFull) else unavailable(error, f"the history cannot be {action}")
+        )
+    return unavailable(error, f"the history cannot be {action}")
 
 
 def outcome_unknown(error: Exception) -> OutcomeUnknown:
@@ -47,5 +49,6 @@ def describe(error: Exception) -> str:
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
-def _unavailable(error: psycopg.Error, action: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the history cannot be {action}: {describe(error)}")
+def unavailable(error: psycopg.Error, what: str) -> StoreUnavailable:
+    """Return the error of something that had no effect; `what`: what could not be done, as a sentence."""
+    return (DatabaseLost if is_lost(error) else StoreUnavailable)(f"{what}: {describe(error)}")
