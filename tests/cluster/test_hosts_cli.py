@@ -67,6 +67,9 @@ async def test_what_runs_on_an_unreachable_host_says_so(nodes: TwoNodes, typist:
     signalled = await typist.run("signal", "HUP", number)
     silent = f"job {number} runs on host b, which is not reachable: nothing was sent to it; try again later\n"
     assert (signalled.code, signalled.err) == (1, silent)
+    cancelled = await typist.run("cancel", number)
+    later = f"job {number} is being cancelled once host b is reachable again\n"
+    assert (cancelled.code, cancelled.err) == (0, later)
     refused = await typist.run("hosts", "rm", "b")
     assert (refused.code, refused.err) == (
         1,

@@ -15,7 +15,7 @@ from shellrunner.model import State
 from shellrunner.store import IdempotencyKey
 from shellrunner.store.db import Db, RowChangedError
 from shellrunner.store.postgres import schema
-from shellrunner.store.postgres.engine import connection_thread
+from shellrunner.store.postgres.engine import connection_thread, failures
 from shellrunner.store.postgres.engine.dialect import Unread
 from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
@@ -123,6 +123,24 @@ async def test_a_connection_that_is_lost_in_a_unit_has_done_nothing(store: Postg
     assert not isinstance(refused.value, OutcomeUnknown)
     assert not (await store.queues()).paused
     await store.add(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://u@127.0.0.1:1/x", "connection failed: Connection refused"),
+        ("postgresql://u@[::1]:1,127.0.0.1:1/x", "connection failed: Connection refused"),
+        ("postgresql:///x?host=/127.0.0.1", "connection is bad: No such file or directory"),
+        ("postgresql://u@127.0.0.1.invalid/x", "failed to resolve host: [Errno -2] Name or service not known"),
+    ],
+)
+def test_clients_are_not_told_the_address_of_the_database(url: str, reason: str) -> None:
+    """Only why it cannot be reached; the operator finds the address in the log and in config."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(url, connect_timeout=5)
+    assert "127.0.0.1" in str(caught.value)
+    detail = failures.unavailable(caught.value, "the history cannot be read").detail
+    assert detail == f"the history cannot be read: {reason}"
 
 
 async def test_reads_are_repeated_on_another_connection(store: PostgresStore) -> None:

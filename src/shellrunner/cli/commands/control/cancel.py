@@ -5,6 +5,7 @@ from typing import Final, NoReturn
 
 import click
 
+from shellrunner import control_characters
 from shellrunner.cli import api_calls, exit_codes
 from shellrunner.cli.job_selection import NOT_DONE, JobSelection
 from shellrunner.cli.parameters.job_ids import selected_jobs
@@ -34,7 +35,11 @@ def cancel(jobs: JobSelection, yes: bool, quiet: bool, server: str | None) -> No
 
 async def _cancel(client: Client, job_id: int) -> str:
     status = await client.cancel(job_id)
-    return f"job {job_id} was cancelled" if status["done"] else f"job {job_id} is being cancelled"
+    if status["done"]:
+        return f"job {job_id} was cancelled"
+    unreachable = status.get("unreachable")  # an older server does not know it
+    then = f" once host {control_characters.escape(unreachable['host'])} is reachable again" if unreachable else ""
+    return f"job {job_id} is being cancelled{then}"
 
 
 async def _cancel_many(jobs: JobSelection, console: Console, client: Client, *, yes: bool) -> int:

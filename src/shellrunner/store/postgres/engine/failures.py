@@ -3,6 +3,7 @@
 Used by the other modules of `engine`. Must not know units.
 """
 
+import re
 from typing import Final
 
 import psycopg
@@ -13,6 +14,11 @@ from shellrunner.store.db import RowChangedError
 
 # The transaction has had no effect, and is to be run again: another one was in its way.
 RETRIED: Final = (errors.SerializationFailure, errors.DeadlockDetected, RowChangedError)
+# As libpq begins each of its errors of connecting, and as psycopg names a host that has no address.
+_ADDRESS: Final = re.compile(
+    r'connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\))?(?:, port \d+)? failed: '
+    r"|(?<=failed to resolve host) '[^']*'"
+)
 
 
 def is_lost(error: psycopg.Error) -> bool:
@@ -38,7 +44,7 @@ def translate_failure(error: Exception, action: str) -> Exception:
 def outcome_unknown(error: Exception) -> OutcomeUnknown:
     """Return the error of a COMMIT that was sent, and not answered."""
     return OutcomeUnknown(
-        f"the history could not be written: {describe(error)}; whether the request took effect is not known"
+        f"the history could not be written: {_without_address(error)}; whether the request took effect is not known"
     )
 
 
@@ -51,4 +57,9 @@ def describe(error: Exception) -> str:
 
 def unavailable(error: psycopg.Error, what: str) -> StoreUnavailable:
     """Return the error of something that had no effect; `what`: what could not be done, as a sentence."""
-    return (DatabaseLost if is_lost(error) else StoreUnavailable)(f"{what}: {describe(error)}")
+    return (DatabaseLost if is_lost(error) else StoreUnavailable)(f"{what}: {_without_address(error)}")
+
+
+def _without_address(error: Exception) -> str:
+    """Describe the error to clients, whom the address of the database does not concern."""
+    return _ADDRESS.sub("", describe(error))
