@@ -134,7 +134,7 @@ async def test_a_connection_that_is_lost_in_a_unit_has_done_nothing(store: Postg
         ("postgresql://u@127.0.0.1.invalid/x", "failed to resolve host: [Errno -2] Name or service not known"),
     ],
 )
-def test_clients_are_not_told_the_address_of_the_database(url: str, reason: str) -> None:
+def test_clients_do_not_get_the_address_of_the_database(url: str, reason: str) -> None:
     """Only why it cannot be reached; the operator finds the address in the log and in config."""
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect(url, connect_timeout=5)

@@ -1,9 +1,11 @@
 """`shellrunner import`: a single host's history in PostgreSQL, with all that it had; and what is refused."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -157,7 +159,8 @@ async def test_metrics_and_counts_are_exact_afterwards(host: Service, url: str, 
     """Counts of states, the number of done jobs and their bytes are what the rows say."""
     await fill(host)
     await host.stop()
-    assert (await typed(host.state_dir)).code == 0
+    done = await typed(host.state_dir)
+    assert done.code == 0, done.err
     with psycopg.connect(url) as db:
         counted = db.execute(
             "SELECT queue, sum(waiting), sum(queued), sum(running) FROM counts GROUP BY 1"
@@ -191,7 +194,8 @@ async def test_only_an_empty_database_is_imported_into(host: Service, node: Serv
     await node.stop()
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("UPDATE hosts SET seen = seen - interval '1 minute'")
-    assert (await typed(host.state_dir)).code == 0
+    done = await typed(host.state_dir)
+    assert done.code == 0, done.err
     refused = await typed(host.state_dir)
     assert (refused.code, "the database has a history already (in jobs" in refused.err) == (1, True), refused.err
 
@@ -239,6 +243,30 @@ async def test_all_or_nothing(host: Service, url: str, typed: Import) -> None:
         assert postgres.shared().password not in done.err
         for table in ("jobs", "outputs", "chunks", "keys", "job_keys", "search"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
+
+async def test_a_nul_character_is_reported_with_its_job(host: Service, node: Service, typed: Import) -> None:
+    """PostgreSQL has none in its texts, and an early version stored them in labels; the message says what to do."""
+    await host.run("echo one")
+    job = (await host.run("echo two", labels={"stage": "build"}))["job_id"]
+    await host.stop()
+    with contextlib.closing(sqlite3.connect(host.state_dir / "history.db")) as db:
+        db.execute("UPDATE labels SET value = 'a' || char(0) || 'b'")
+        db.execute("UPDATE jobs SET spec = replace(spec, ?, ?)", ('"build"', r'"a\u0000b"'))
+        db.commit()
+    done = await typed(host.state_dir)
+    message = (
+        f"nothing was imported: job {job} has a NUL character, which PostgreSQL does not store, in the table labels"
+    )
+    assert (done.code, f"{message} (value)" in done.err) == (1, True), done.err
+    assert len(done.err.splitlines()) == 1
+    await host.start()
+    assert (await host.ask("DELETE", f"/api/jobs/{job}"))[0] == 204
+    await host.stop()
+    done = await typed(host.state_dir)
+    assert done.code == 0, done.err
+    await node.start()
+    assert [*await listed(node)] == [job - 1]
 
 
 @pytest.mark.heavy

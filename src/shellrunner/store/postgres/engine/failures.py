@@ -61,5 +61,5 @@ def unavailable(error: psycopg.Error, what: str) -> StoreUnavailable:
 
 
 def _without_address(error: Exception) -> str:
-    """Describe the error to clients, whom the address of the database does not concern."""
+    """Describe the error to clients: the address of the database does not concern them."""
     return _ADDRESS.sub("", describe(error))

@@ -9,7 +9,8 @@ in the database. Must not know SQLite or state directories.
     derive     chunks, texts for search, counts, sizes, deliveries, the next id
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol
@@ -106,7 +107,7 @@ class SourceHistory(Protocol):
     def columns(self, table: str, /) -> Sequence[str]:
         """Return the columns of a table."""
 
-    def rows(self, table: str, columns: Sequence[str], where: str = ..., /) -> Iterator[tuple[Any, ...]]:
+    def rows(self, table: str, columns: Sequence[str], where: str = ..., /) -> Generator[tuple[Any, ...]]:
         """Yield these columns of a table's rows."""
 
     def query(self, sql: str, /) -> tuple[Any, ...]:
@@ -238,10 +239,12 @@ class _Import:
         ((jobs,),) = self._connection.execute("SELECT count(*) FROM jobs").fetchall()
         return Imported(jobs, len(running), self._chunks.total, self._resealing.unreadable)
 
-    def _copy(self, table: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]], what: str) -> None:
+    def _copy(self, table: str, columns: Sequence[str], rows: Generator[tuple[Any, ...]], what: str) -> None:
         statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+        with closing(rows), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             for number, row in enumerate(rows):
+                if any(isinstance(value, str) and "\0" in value for value in row):  # of an early version's label
+                    raise ShellrunnerError(_describe_nul(dict(zip(columns, row, strict=True)), table))
                 copy.write_row(row)
                 if number % _PROGRESS_STEP == 0:
                     self._report(f"{what}: {number}")
@@ -303,7 +306,7 @@ class _Import:
         )
         self._deliver()
 
-    def _texts(self) -> Iterator[tuple[int, str]]:
+    def _texts(self) -> Generator[tuple[int, str]]:
         for job_id, name, command in self._source.rows("jobs", ["id", "name", "command"]):
             yield job_id, search.fold(search.text_of(name, command))
 
@@ -316,3 +319,12 @@ class _Import:
                 jobs = [QueuedJob(row[0], Line(row[1], row[2]), row[3]) for row in rows]
                 delivery.enqueue(self._db, jobs)
                 self._report(f"queued jobs: up to {rows[-1][0]}")
+
+
+def _describe_nul(row: dict[str, Any], table: str) -> str:
+    job = row["id"] if table == "jobs" else row.get("job", "unknown")
+    names = ", ".join(name for name, value in row.items() if isinstance(value, str) and "\0" in value)
+    return (
+        f"nothing was imported: job {job} has a NUL character, which PostgreSQL does not store, in the table {table} "
+        f"({names}): start the server of this history, delete the job, stop it, and import again"
+    )

@@ -7,7 +7,7 @@ written before the jobs without being kept for all of these. Must not know table
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from shellrunner.errors import StoreUnavailable
@@ -20,7 +20,7 @@ _SEALED = "state != 'done' AND secrets IS NOT NULL"
 class ReadRows(Protocol):
     """Yields columns of a table's rows."""
 
-    def rows(self, table: str, columns: Sequence[str], where: str = ..., /) -> Iterator[tuple[Any, ...]]:
+    def rows(self, table: str, columns: Sequence[str], where: str = ..., /) -> Generator[tuple[Any, ...]]:
         """Yield these columns."""
 
 
@@ -32,13 +32,13 @@ class Resealing:
         self._once = secrets.token_bytes(KEY_SIZE)
         self.unreadable = 0
 
-    def new_keys(self) -> Iterator[tuple[str, bytes]]:
+    def new_keys(self) -> Generator[tuple[str, bytes]]:
         """Yield the new key of each job that has secrets: its name, and what it is."""
         for (job_id,) in self._source.rows("jobs", ["id"], _SEALED):
             key = self._new_key(job_id)
             yield key.name, key.secret
 
-    def seal(self, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def seal(self, columns: Sequence[str], rows: Generator[tuple[Any, ...]]) -> Generator[tuple[Any, ...]]:
         """Yield rows of `jobs` with the secrets sealed by the new keys."""
         place, id_place = columns.index("secrets"), columns.index("id")
         for row in rows:

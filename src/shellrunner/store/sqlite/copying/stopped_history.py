@@ -5,7 +5,7 @@ where the rows go, or what is in files.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -60,7 +60,7 @@ class StoppedHistory:
         """Return the names of a table's columns, in the order in which `rows` has them."""
         return [str(row[1]) for row in self._db.execute(f"PRAGMA table_info({table})")]
 
-    def rows(self, table: str, columns: Sequence[str], where: str = "TRUE") -> Iterator[tuple[Any, ...]]:
+    def rows(self, table: str, columns: Sequence[str], where: str = "TRUE") -> Generator[tuple[Any, ...]]:
         """Yield these columns of a table's rows, as they are read."""
         yield from self._db.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}")
 
