@@ -43,14 +43,12 @@ class Listener:
 
     async def stop(self) -> None:
         """End the thread."""
-        self._is_ending.set()
         if self._thread.ident is None:  # not started, as the opening has failed
+            self._close()
             return
-        os.write(self._wake, b"\0")
+        os.write(self._wake, b"\0")  # before the thread may end, and close it
+        self._is_ending.set()
         await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
-        if not self._thread.is_alive():
-            os.close(self._wake)
-            os.close(self._wakes)
 
     def _run(self) -> None:
         while not self._is_ending.is_set():
@@ -58,6 +56,11 @@ class Listener:
                 self._listen()
             self._has_begun.set()
             self._is_ending.wait(_RECONNECT_DELAY)
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._wake)
+        os.close(self._wakes)
 
     def _listen(self) -> None:
         with connect(self._url) as connection:

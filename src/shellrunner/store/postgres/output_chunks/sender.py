@@ -172,7 +172,7 @@ class OutputSender:
         try:
             await self._thread.run(lambda thread: sending.send(thread, self._storage, outputs))
         except psycopg.Error as error:
-            self._failed(due, StoreUnavailable(f"output cannot be sent: {failures.describe(error)}"))
+            self._failed(due, failures.unavailable(error, "output cannot be sent"))
         else:
             self._sent(due, outputs)
 
