@@ -193,20 +193,20 @@ async def _running(
         try:
             async with engine.running(tasks, claims):
                 await membership.join(node.name)
-                await settings.read()
-                await listener.start()
-                await orders.start(tasks)
-                membership.start(tasks)
-                tasks.start("store-settings", settings.run())
-                tasks.start("store-outbox", outbox.run())
-                tasks.start("store-retention", retention.run())
-                tasks.start("store-due-timer", due_timer.run(DueJobs(engine, effects, clock).queue_due))
-                output.start(tasks, effects.spill)
-                tasks.start(
-                    "store-sweep",
-                    Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications).run(),
-                )
                 try:
+                    await settings.read()
+                    await listener.start()
+                    await orders.start(tasks)
+                    membership.start(tasks)
+                    tasks.start("store-settings", settings.run())
+                    tasks.start("store-outbox", outbox.run())
+                    tasks.start("store-retention", retention.run())
+                    tasks.start("store-due-timer", due_timer.run(DueJobs(engine, effects, clock).queue_due))
+                    output.start(tasks, effects.spill)
+                    tasks.start(
+                        "store-sweep",
+                        Sweep(engine, state.delivery, waiting, clock, due_timer, effects.notifications).run(),
+                    )
                     yield store
                 finally:
                     await _begin_close(engine, notifier, waiting, membership, outbox)

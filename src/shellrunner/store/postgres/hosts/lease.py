@@ -43,12 +43,14 @@ _RENEW: Final = f"""WITH before AS (SELECT unreachable FROM hosts WHERE name = ?
     RETURNING before.unreachable IS NOT NULL, {_ERA}"""
 _ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free,
     settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
-_EARLIER: Final = f"""SELECT boot = ? AND home = ?, clock_timestamp() - seen > make_interval(secs => ?),
+_EARLIER: Final = f"""SELECT boot = ? AND home = ?, stopped OR clock_timestamp() - seen > make_interval(secs => ?),
     {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
-# A host whose jobs go on under their keepers is not `stopped`: how they end, nobody knows before it is back.
+# A host whose jobs go on under their keepers is not `stopped`: how they end, nobody knows before it is back. Nor is
+# one where commands of lost jobs may run on.
 _LEAVE: Final = """UPDATE hosts SET free = 0, stopped = own.is_idle,
     unreachable = CASE WHEN own.is_idle THEN clock_timestamp() END
-    FROM (SELECT NOT EXISTS (SELECT FROM jobs WHERE host = ? AND state = 'running') AS is_idle) AS own
+    FROM (SELECT NOT EXISTS (SELECT FROM jobs WHERE host = ? AND state = 'running')
+        AND NOT EXISTS (SELECT FROM unsettled WHERE host = ?) AS is_idle) AS own
     WHERE name = ? AND incarnation = ?"""
 _REPLACE: Final = f"UPDATE hosts SET incarnation = ?, {_SET} WHERE name = ?"
 _READ: Final = f"""SELECT name, incarnation, boot, version, queues, claims, slots, free, draining,
@@ -163,8 +165,8 @@ class HostLease:
         """Make this node's name this server's, once no other server can have it; then renew it once.
 
         An earlier server that had this state directory, in this boot, is gone, as the directory is locked: it is
-        replaced at once. Any other one, if it does not renew its lease for as long as that lasts: what it runs is
-        lost, as this directory says nothing of it.
+        replaced at once, and so is one that is `stopped`. Any other one, if it does not renew its lease for as long
+        as that lasts: what it runs is lost, as this directory says nothing of it.
 
         Raises:
             StoreUnavailable: another server that lives has this name, or the database cannot be used.
@@ -198,14 +200,15 @@ class HostLease:
             return
         try:
             renewed = await self._engine.write(self._renew)
-            if renewed is None:  # removed, or another server's
+            if renewed is None and not self._has_left:  # removed, or another server's
                 held = await self._take_name(is_start=False)
-                renewed = await self._engine.write(self._renew) if held is None else None
+                renewed = await self._engine.write(self._renew) if held is None and not self._has_left else None
         except StoreUnavailable:
             self._renewed_at = None
             raise
         if renewed is None:
-            self._lost_name()
+            if not self._has_left:
+                self._lost_name()
             return
         self.is_current = True
         self._follow(renewed)
@@ -236,9 +239,8 @@ class HostLease:
     async def leave(self) -> None:
         """Write that this node is stopped, or that it at least starts no more jobs: else others would wake it."""
         self._has_left = True
-        name, incarnation = self._node.name, self._node.incarnation
         with suppress(StoreUnavailable):
-            await self._engine.write(lambda db: db.execute(_LEAVE, (name, name, incarnation)))
+            await self._engine.write(self._leave)
 
     def _stood_still(self, seen: Millis | None, since: Millis) -> Millis | None:
         """Return this renewal if it has been the last one for as long as a lease lasts, whatever the clocks say."""
@@ -271,7 +273,7 @@ class HostLease:
         self.peers = [
             Peer(row.name, row.claims and not row.draining, row.free, _set_of(row.queues))
             for row in self.rows
-            if row.age < self.seconds * 1000 and row.name != self._node.name
+            if row.age < self.seconds * 1000 and row.name != self._node.name and not row.is_stopped
         ]
         if was_alone and self.peers:
             self._on_met()
@@ -333,6 +335,12 @@ class HostLease:
         db.execute(_REPLACE, (node.incarnation, *values, node.name))
         transitions = [] if is_same_place and is_start else self._lose_others(db)
         return (None, transitions), transitions
+
+    def _leave(self, db: Db) -> None:
+        name, incarnation = self._node.name, self._node.incarnation
+        # What this node has claimed on a connection that was lost is seen, if the server is still at its COMMIT.
+        advisory.lock_node(db, name)
+        db.execute(_LEAVE, (name, name, name, incarnation))
 
     def _lose_others(self, db: Db) -> Transitions:
         """End what a server in another state directory has started: by the slots of this one, it never was."""
