@@ -1,6 +1,8 @@
 """What is done with jobs and queues: edit, hold, pause, signal, many at once; limits of queues."""
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest_asyncio
 
 from tests.support.selected_service import at_port
 from tests.support.service import Service
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,6 +30,11 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service
 async def job_of(service: Service, job: int) -> Any:
     """Return a job's document."""
     return (await service.get(f"/api/jobs/{job}"))[2]
+
+
+async def wait_for_message(tab: Any, message: str) -> None:
+    """Wait until all is done that was done with the selected jobs: until then it says "1 of 3 jobs"."""
+    await tab.wait_for(f"#selection-message >> text=/^{re.escape(message)}$/")
 
 
 async def test_a_job_that_has_not_started_is_edited(own: Service, open_tab: Any) -> None:
@@ -104,27 +112,38 @@ async def test_many_jobs_are_changed_at_once(own: Service, open_tab: Any) -> Non
     await tab.page.click(f"[data-job='{jobs[3]}'] [type=checkbox]")
     await tab.page.click(f"[data-job='{jobs[1]}'] [type=checkbox]", modifiers=["Shift"])
     await tab.wait_for("#selection-count", "3 jobs selected")
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Any) -> None:
+        arrived.set()
+        await go.wait()
+        await route.continue_()
+
+    await tab.page.route(f"**/api/jobs/{jobs[2]}", hold)
     await tab.page.click("[data-bulk=hold]")
-    await tab.wait_for("#selection-message", "3 jobs held")
+    await within(arrived.wait(), what="the request of one is under way")
+    await tab.wait_for("#selection-message", "2 of 3 jobs held…")
+    go.set()
+    await wait_for_message(tab, "3 jobs held")
     assert [(await job_of(own, job))["held"] for job in jobs] == [False, True, True, True]
     await tab.page.click("#select-all")
     await tab.wait_for("#selection-count", "5 jobs selected")
     await tab.page.click("[data-bulk=cancel]")
     await tab.page.click("#confirm [data-answer=yes]")
-    await tab.wait_for("#selection-message", "5 jobs cancelled")
+    await wait_for_message(tab, "5 jobs cancelled")
     await tab.page.click(f"[data-job='{jobs[0]}'] [type=checkbox]")
     await tab.page.click(f"[data-job='{secret}'] [type=checkbox]")
     await tab.page.click("[data-bulk=again]")
     await tab.page.click("#confirm [data-answer=yes]")
     await tab.wait_for("#again-introduction")
     await tab.page.click("#again [data-answer=no]")
-    await tab.wait_for("#selection-message", f"1 job submitted again. Job {secret}: need values")
+    await wait_for_message(tab, f"1 job submitted again. Job {secret}: need values that are not stored")
     await tab.until("() => document.querySelectorAll('#rows [data-tone=stopped]').length === 5")
     await tab.wait_for("#rows .badge", "exit 0")  # when a job might start is not repeated
     await tab.page.click("#select-all")
     await tab.page.click("[data-bulk=delete]")
     await tab.page.click("#confirm [data-answer=yes]")
-    await tab.wait_for("#selection-message", "6 jobs deleted")
+    await wait_for_message(tab, "6 jobs deleted")
     await tab.wait_for_list()
 
 

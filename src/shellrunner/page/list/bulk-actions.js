@@ -95,14 +95,16 @@ const report = (count, all, done) => setTextOrHide($("selection-message"), `${co
 async function sendEach(ids, send, onProgress) {
   const errors = new Map();
   const remaining = [...ids];
+  let succeeded = 0;
   await Promise.all(Array.from({ length: MAX_CONCURRENT }, async () => {
     for (let id = remaining.shift(); id !== undefined; id = remaining.shift()) {
       try {
         await send(id);
+        succeeded += 1;
       } catch (error) {
         errors.set(id, error);
       }
-      onProgress(ids.length - remaining.length - errors.size);
+      onProgress(succeeded);
     }
   }));
   return errors;
