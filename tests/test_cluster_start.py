@@ -25,6 +25,10 @@ from tests.support.waiting import until
 
 _END_CONNECTIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = %s"""
+_END_SERVER = """CREATE FUNCTION end_server() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"""
+_END_WHO_JOINS = "CREATE TRIGGER ending BEFORE INSERT ON hosts FOR EACH ROW EXECUTE FUNCTION end_server()"
+BEGAN = {"serve": "listening", "worker": "running jobs"}  # what each logs once it works
 WORKER = [sys.executable, "-m", "shellrunner", "worker"]
 HUNTER = "hunter2"
 NOWHERE = f"postgresql://shellrunner:{HUNTER}@127.0.0.1:1/jobs"
@@ -240,39 +244,83 @@ async def test_serve_waits_for_postgresql_and_says_so(nodes: Any, down_server: P
     assert down_server.password not in str(node.log)
 
 
-@pytest.mark.heavy
-async def test_a_node_that_waits_for_its_name_is_alive_and_not_ready(nodes: Any, database: str) -> None:
-    """Until the lease of a server that was killed has expired; the answer and the log say what it waits for."""
+def listening_node(nodes: Any, name: str, url: str, program: str, **settings: object) -> tuple[Service, str]:
+    """Make a node whose address is known before it is started; return it, with the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    first, second = (
-        nodes("a", database),
-        nodes("b", database, WORKER__NAME="a", SERVER__LISTEN=f'["127.0.0.1:{port}"]'),
-    )
-    second.program = second.program[:4]
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = {"serve": {"SERVER__LISTEN": f'["{address}"]'}, "worker": {"WORKER__LISTEN": address}}[program]
+    node: Service = nodes(name, url, program=program, **listen, **settings)
+    node.program = node.program[:4]
+    return node, f"http://{address}"
+
+
+async def answered(node: Service, address: str, path: str) -> tuple[int, str]:
+    """Return the status and text with which a node answers once it does, though it is not started yet."""
+
+    async def answer() -> tuple[int, str] | None:
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            async with node.session.get(address + path) as response:
+                return response.status, await response.text()
+        return None
+
+    found: tuple[int, str] = await until(answer, what="it answers")
+    return found
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("program", ["serve", "worker"])
+async def test_a_node_that_waits_for_its_name_is_alive_and_not_ready(nodes: Any, database: str, program: str) -> None:
+    """Until the lease of a server that was killed has expired; the answer and the log say what it waits for."""
+    first = nodes("a", database)
+    second, address = listening_node(nodes, "b", database, program, WORKER__NAME="a")
     await first.start()
     await first.kill()
     await second.launch()
     waiting = await logged(second, "another server has had the name of this host: waiting until its lease expires")
     assert (waiting["level"], waiting["host"]) == ("warning", "a")
-
-    async def answered(path: str) -> tuple[int, str]:
-        with contextlib.suppress(aiohttp.ClientConnectorError):
-            async with second.session.get(f"http://127.0.0.1:{port}/{path}") as response:
-                return response.status, await response.text()
-        return 0, ""
-
-    async def is_listening() -> bool:
-        return bool((await answered("healthz"))[0])
-
-    await until(is_listening)
-    assert (await answered("healthz"))[0] == 200
-    status, text = await answered("readyz")
+    assert (await answered(second, address, "/healthz"))[0] == 200
+    status, text = await answered(second, address, "/readyz")
     assert (status, "until the lease of an earlier server with the name of this host" in text) == (503, True)
-    assert not second.url
-    await until(lambda: second.url, 40, what="it listens")
-    assert (await second.get("/readyz"))[0] == 200
+    assert not events(second, BEGAN[program])
+    await until(lambda: events(second, BEGAN[program]), 40, what="it has begun")
+    assert (await answered(second, address, "/readyz"))[0] == 200
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("program", ["serve", "worker"])
+async def test_a_node_whose_opening_fails_again_and_again(
+    nodes: Any, database: str, program: str, tmp_path: Path
+) -> None:
+    """It answers probes, has systemd wait for it, repeats nothing in the log, ends with 0, and begins once it can."""
+    server, name = postgres.shared(), database.rpartition("/")[2].partition("?")[0]
+    server.execute(_END_SERVER, database=name)
+    server.execute(_END_WHO_JOINS, database=name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        node, address = listening_node(nodes, "a", database, program)
+        node.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        notes: list[str] = []
+        asyncio.get_running_loop().add_reader(systemd, lambda: notes.append(systemd.recv(4096).decode()))
+
+        async def has_failed_twice() -> None:
+            await until(lambda: notes.count("EXTEND_TIMEOUT_USEC=30000000\n") > 1, what="it has failed twice")
+
+        await node.launch()
+        await has_failed_twice()
+        assert (await answered(node, address, "/healthz"))[0] == 200
+        assert (await answered(node, address, "/readyz"))[0] == 503
+        assert await node.stop() == 0
+        assert len(events(node, "PostgreSQL was lost while the history was being opened")) == 1
+        assert [entry["event"] for entry in node.log if entry["level"] == "error"] == []
+        notes.clear()
+        await node.launch()
+        await has_failed_twice()
+        server.execute("DROP TRIGGER ending ON hosts", database=name)
+        await until(lambda: events(node, BEGAN[program]), what="it has begun")
+        assert (await answered(node, address, "/readyz"))[0] == 200
+        asyncio.get_running_loop().remove_reader(systemd)
 
 
 @pytest.mark.heavy
@@ -525,8 +573,7 @@ async def test_a_database_that_is_lost_while_it_is_opened_is_waited_for(
 ) -> None:
     """Whenever its connections end in the start of a node: the node is not ended by that, and starts in the end."""
     server, name = postgres.shared(), database.rpartition("/")[2].partition("?")[0]
-    began = {"serve": "listening", "worker": "running jobs"}[program]
-    lost = 0
+    began, lost = BEGAN[program], 0
     for number in range(12):
         node = nodes(f"{program}{number}", database, program=program)
         await node.launch()

@@ -161,7 +161,7 @@ async def _serve(
         ):
             health = Health(store, notifier, restart_helps=not settings.store.url)
             readiness = Readiness(store, health, audit, supervisor, supervising)
-            authenticator = await once_possible(lambda: open_authenticator(settings.auth, store))
+            authenticator = await once_possible(lambda: open_authenticator(settings.auth, store), notifier)
             app = make_app(
                 store,
                 settings,

@@ -60,7 +60,7 @@ async def opened_once_possible(
 ) -> AsyncIterator[T]:
     """Open the history, and close it at the end: again, if the database is lost while it is being opened.
 
-    `history` makes one that is not opened yet.
+    `history` makes one that is not opened yet. One in SQLite is opened once.
     """
     async with AsyncExitStack() as stack:
         opened = None
@@ -68,18 +68,26 @@ async def opened_once_possible(
             try:
                 opened = await stack.enter_async_context(history())
             except (DatabaseLost, OutcomeUnknown) as error:
-                fields = {"database": settings.store.database, "reason": error.detail}
+                if not settings.store.url:
+                    raise
+                fields = {"database": settings.store.database, "reason": error.detail, "repeats": "opening"}
                 log.warning("PostgreSQL was lost while the history was being opened", extra=fields)
+                notifier.status(f"waiting for PostgreSQL: {error.detail}")
+                notifier.extend_timeout(_EXTENSION)
                 await asyncio.sleep(_RETRY_DELAY)
                 await wait_for_database(settings, notifier)
         yield opened
 
 
-async def once_possible(read: Callable[[], Awaitable[T]]) -> T:
+async def once_possible(read: Callable[[], Awaitable[T]], notifier: Notifier) -> T:
     """Return what `read` returns: called again, as long as the database is lost."""
     while True:
-        with suppress(DatabaseLost):
+        try:
             return await read()
+        except DatabaseLost as error:
+            log.warning("waiting for PostgreSQL", extra={"reason": error.detail, "repeats": "waiting for PostgreSQL"})
+            notifier.status(f"waiting for PostgreSQL: {error.detail}")
+            notifier.extend_timeout(_EXTENSION)
         await asyncio.sleep(_RETRY_DELAY)
 
 

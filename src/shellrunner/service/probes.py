@@ -23,6 +23,7 @@ from shellrunner.service.network.tls import Certificate
 from shellrunner.service.session_reader import follow_sessions
 from shellrunner.service.supervision import CommandControls
 from shellrunner.store import Store
+from shellrunner.systemd.notify import Notifier
 from shellrunner.tasks import background_task
 from shellrunner.web import WORKER_ROUTES, make_app
 from shellrunner.web.app_keys import RenderMetrics
@@ -55,6 +56,7 @@ async def serving_probes(
     commands: CommandControls,
     readiness: MakeReadiness,
     render_metrics: RenderMetrics,
+    notifier: Notifier,
 ) -> AsyncIterator[ServedProbes]:
     """Serve them on these addresses; do nothing if there are none."""
     if not listeners.endpoints:
@@ -62,7 +64,7 @@ async def serving_probes(
         return
     settings = _accept_addresses(settings)
     async with audit_sink(settings.audit.file) as audit:
-        authenticator = await once_possible(lambda: open_authenticator(settings.auth, store))
+        authenticator = await once_possible(lambda: open_authenticator(settings.auth, store), notifier)
         app = make_app(
             store,
             settings,

@@ -16,7 +16,12 @@ from shellrunner.config import Settings
 from shellrunner.errors import ConfigError
 from shellrunner.metrics import MetricInputs, Metrics, disable_created_samples
 from shellrunner.service import startup_warnings
-from shellrunner.service.database_wait import opened_once_possible, wait_for_database
+from shellrunner.service.database_wait import (
+    WAITS_FOR_HISTORY,
+    opened_meanwhile,
+    opened_once_possible,
+    wait_for_database,
+)
 from shellrunner.service.health import AuditProbe, Health, Readiness
 from shellrunner.service.network import binding
 from shellrunner.service.network.tls import Certificate
@@ -100,7 +105,10 @@ async def _work(settings: Settings, stop: StopRequest, reloader: Reloader, certi
         mode = int(settings.server.socket_mode, 8)
         await wait_for_database(settings, notifier, unavailable(listeners, mode, certificate))
         async with (
-            opened_once_possible(lambda: open_history(settings, state_dir), settings, notifier) as store,
+            opened_meanwhile(
+                opened_once_possible(lambda: open_history(settings, state_dir), settings, notifier),
+                unavailable(listeners, mode, certificate, WAITS_FOR_HISTORY),
+            ) as store,
             supervised(
                 store,
                 launcher,
@@ -122,6 +130,7 @@ async def _work(settings: Settings, stop: StopRequest, reloader: Reloader, certi
                     commands=commands,
                     readiness=partial(_readiness, store, health, supervisor, supervising),
                     render_metrics=partial(metrics.render_own, inputs),
+                    notifier=notifier,
                 ) as served,
                 background_task("health check", health.run()) as checking,
                 background_task(
