@@ -3,7 +3,7 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -21,8 +21,10 @@ from shellrunner.store.postgres.engine.postgres_db import PostgresDb
 from shellrunner.store.postgres.store import PostgresStore
 from shellrunner.store.transition import Transitions
 from shellrunner.store.units import lifecycle
+from tests.support import postgres
 from tests.support.histories import NOTHING, SPEC, ended
 from tests.support.nodes import Cluster
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
 TERMINATE = "SELECT pg_terminate_backend(pg_backend_pid())"
@@ -141,6 +143,22 @@ def test_clients_do_not_get_the_address_of_the_database(url: str, reason: str) -
     assert "127.0.0.1" in str(caught.value)
     detail = failures.unavailable(caught.value, "the history cannot be read").detail
     assert detail == f"the history cannot be read: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (lambda server: server.url().replace(server.password, "x"), "password authentication failed for user"),
+        (lambda server: server.url("no_such_database"), "database does not exist"),
+    ],
+)
+def test_clients_do_not_get_the_names_of_the_database(url: Callable[[PostgresServer], str], reason: str) -> None:
+    """What the server says of a connection that it refuses has those of its user, and of the database."""
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(url(postgres.shared()), connect_timeout=5)
+    assert '"' in str(caught.value)
+    detail = failures.unavailable(caught.value, "the history cannot be read").detail
+    assert detail == f"the history cannot be read: connection failed: {reason}"
 
 
 async def test_reads_are_repeated_on_another_connection(store: PostgresStore) -> None:

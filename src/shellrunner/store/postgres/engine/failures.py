@@ -14,11 +14,13 @@ from shellrunner.store.db import RowChangedError
 
 # The transaction has had no effect, and is to be run again: another one was in its way.
 RETRIED: Final = (errors.SerializationFailure, errors.DeadlockDetected, RowChangedError)
-# As libpq begins each of its errors of connecting, and as psycopg names a host that has no address.
+# As libpq begins each of its errors of connecting. What is quoted in the rest is a name: of a user, a database, a
+# host, a certificate or a file.
 _ADDRESS: Final = re.compile(
-    r'connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\))?(?:, port \d+)? failed: '
-    r"|(?<=failed to resolve host) '[^']*'"
+    r'connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\))?(?:, port \d+)? failed: (?:FATAL: +)?'
 )
+_IS_OF_CONNECTING: Final = re.compile("connection failed|connection is bad|failed to resolve")
+_QUOTED: Final = re.compile(r""" ("[^"]*"|'[^']*')""")
 
 
 def is_lost(error: psycopg.Error) -> bool:
@@ -61,5 +63,6 @@ def unavailable(error: psycopg.Error, what: str) -> StoreUnavailable:
 
 
 def _without_address(error: Exception) -> str:
-    """Describe the error to clients: the address of the database does not concern them."""
-    return _ADDRESS.sub("", describe(error))
+    """Describe the error to clients: the address of the database does not concern them, nor its names."""
+    text = describe(error)
+    return _QUOTED.sub("", _ADDRESS.sub("", text)) if _IS_OF_CONNECTING.match(text) else text
