@@ -90,7 +90,7 @@ async def test_a_job_that_no_host_takes_says_so(nodes: TwoNodes, typist: Typist)
     """Not that a keeper is missing: an operator would look in the wrong place."""
     await typist.run("drain", "a", "b")
     number = (await typist.run("submit", "true")).out.decode().strip()
-    reason = "no host runs jobs of queue default now: each is drained, unreachable or for others"
+    reason = "no host runs jobs of queue default now: each is drained, stopped, unreachable or for others"
     await until(lambda: nodes.a.get(f"/api/statuses/{number}"))
 
     async def says_so() -> bool:

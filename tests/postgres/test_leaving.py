@@ -20,6 +20,8 @@ _LOCKED = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND dat
 _CLAIM = "UPDATE jobs SET state = 'running', host = 'a', token = 'lost', keeper = 1, claimed = 1 WHERE id = %s"
 _LOCK_NODE = "SELECT pg_advisory_xact_lock_shared(x'536B'::int, hashtext('a'))"
 
+_LAST_NOTE = """SELECT pg_notify('shellrunner_nodes', '{"from": "last", "flags": ["leaving"]}')"""
+
 
 def stopped(cluster: Cluster) -> dict[str, bool]:
     """Return which hosts are stopped."""
@@ -99,6 +101,25 @@ async def test_a_node_that_is_closed_before_it_is_open_is_stopped(cluster: Clust
         locking.rollback()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(opening, TIMEOUT)
+
+
+@pytest.mark.heavy
+async def test_a_server_that_has_lost_its_name_reports_nothing_of_the_one_that_has_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is not that of its host: the others send orders there, and it is not stopped."""
+    async with cluster.node("b", claims=False) as two:
+        membership = two._parts.membership
+        async with cluster.node("a") as one:
+            lease = one._parts.membership._lease
+            await until(lambda: lease.peers and membership.peers, what="they know each other")
+            cluster.execute("UPDATE hosts SET incarnation = 'another', seen = seen + interval '1 s' WHERE name = 'a'")
+            await until(lambda: not lease.is_current, what="it has lost its name")
+            left: list[str] = []
+            monkeypatch.setattr(membership, "left", left.append)
+        cluster.execute(_LAST_NOTE)  # they come in the order in which they were sent
+        await until(lambda: left, what="the last notification is there")
+        assert (left, stopped(cluster)["a"]) == (["last"], False)
 
 
 async def test_a_renewal_that_is_under_way_does_not_revoke_that_it_is_stopped(cluster: Cluster) -> None:

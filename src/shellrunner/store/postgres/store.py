@@ -190,7 +190,7 @@ class PostgresStore:
     def why_queued(self, queued: Queued) -> Pending:
         found = self._parts.settings.counts.why_queued(queued, self._engine.refusal())
         if found.reason is PendingReason.PLACES and not self._parts.membership.is_served(queued.queue):
-            why = "each is drained, unreachable or for others"
+            why = "each is drained, stopped, unreachable or for others"
             return Pending(PendingReason.PLACES, f"no host runs jobs of queue {queued.queue} now: {why}")
         return found
 

@@ -121,7 +121,8 @@ class Membership:
     async def leave(self) -> None:
         """Report that this node is being stopped; the caller has it claim nothing any more."""
         await self._lease.leave()
-        self._listener.leaving()
+        if self._lease.is_current:  # else the others would take it for the server that has its name
+            self._listener.leaving()
 
     async def lost_claims(self, claims: Sequence[SlotClaim]) -> Sequence[Claim]:
         """Return those of these claims that are lost, and of which no witness has reported yet."""
