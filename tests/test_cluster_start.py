@@ -25,9 +25,10 @@ from tests.support.waiting import until
 
 _END_CONNECTIONS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = %s"""
-_END_SERVER = """CREATE FUNCTION end_server() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"""
-_END_WHO_JOINS = "CREATE TRIGGER ending BEFORE INSERT ON hosts FOR EACH ROW EXECUTE FUNCTION end_server()"
+_HINDER = "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$"
+_HINDER_WHO_JOINS = "CREATE TRIGGER hindering BEFORE INSERT ON hosts FOR EACH ROW EXECUTE FUNCTION hinder()"
+_LOCKED = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+_RAISE = "RAISE EXCEPTION 'hindered' USING ERRCODE = '{}'"
 BEGAN = {"serve": "listening", "worker": "running jobs"}  # what each logs once it works
 WORKER = [sys.executable, "-m", "shellrunner", "worker"]
 HUNTER = "hunter2"
@@ -288,14 +289,23 @@ async def test_a_node_that_waits_for_its_name_is_alive_and_not_ready(nodes: Any,
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("program", ["serve", "worker"])
+@pytest.mark.parametrize(
+    ("program", "hindrance"),
+    [
+        ("serve", "PERFORM pg_terminate_backend(pg_backend_pid())"),
+        ("worker", "PERFORM pg_terminate_backend(pg_backend_pid())"),
+        ("worker", _RAISE.format("disk_full")),
+        ("worker", _RAISE.format("lock_not_available")),
+        ("worker", _RAISE.format("io_error")),
+    ],
+)
 async def test_a_node_whose_opening_fails_again_and_again(
-    nodes: Any, database: str, program: str, tmp_path: Path
+    nodes: Any, database: str, program: str, hindrance: str, tmp_path: Path
 ) -> None:
     """It answers probes, has systemd wait for it, repeats nothing in the log, ends with 0, and begins once it can."""
     server, name = postgres.shared(), database.rpartition("/")[2].partition("?")[0]
-    server.execute(_END_SERVER, database=name)
-    server.execute(_END_WHO_JOINS, database=name)
+    server.execute(_HINDER.format(hindrance), database=name)
+    server.execute(_HINDER_WHO_JOINS, database=name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
@@ -312,12 +322,12 @@ async def test_a_node_whose_opening_fails_again_and_again(
         assert (await answered(node, address, "/healthz"))[0] == 200
         assert (await answered(node, address, "/readyz"))[0] == 503
         assert await node.stop() == 0
-        assert len(events(node, "PostgreSQL was lost while the history was being opened")) == 1
+        assert len(events(node, "PostgreSQL could not be used while the history was being opened")) == 1
         assert [entry["event"] for entry in node.log if entry["level"] == "error"] == []
         notes.clear()
         await node.launch()
         await has_failed_twice()
-        server.execute("DROP TRIGGER ending ON hosts", database=name)
+        server.execute("DROP TRIGGER hindering ON hosts", database=name)
         await until(lambda: events(node, BEGAN[program]), what="it has begun")
         assert (await answered(node, address, "/readyz"))[0] == 200
         asyncio.get_running_loop().remove_reader(systemd)
@@ -347,6 +357,26 @@ async def test_a_stop_while_postgresql_hangs_is_soon_and_loses_nothing(
     await node.start()
     result = await node.result(job)
     assert (result["ending"], result["exit_code"], result["stdout"]) == ("exited", 7, "over\n")
+
+
+@pytest.mark.heavy
+async def test_a_stop_while_postgresql_hangs_as_the_history_is_opened_is_a_success(
+    nodes: Any, down_server: PostgresServer
+) -> None:
+    """Nothing waits for an answer that may never come."""
+    import psycopg  # noqa: PLC0415  as a test that is skipped without it
+
+    await asyncio.to_thread(down_server.start)
+    with psycopg.connect(down_server.url()) as locking:
+        locking.execute("LOCK TABLE jobs")
+        node = nodes("a", down_server.url(), program="worker")
+        await node.launch()
+        await until(lambda: down_server.execute(_LOCKED), what="the history is being opened")
+        down_server.freeze()
+        try:
+            assert await node.stop() == 0
+        finally:
+            down_server.thaw()
 
 
 @pytest.mark.heavy
@@ -588,6 +618,6 @@ async def test_a_database_that_is_lost_while_it_is_opened_is_waited_for(
             await asyncio.sleep(0.005)
         await until(has_begun, what="it has begun")
         assert node.process.returncode is None, node.log
-        lost += len(events(node, "PostgreSQL was lost while the history was being opened"))
+        lost += len(events(node, "PostgreSQL could not be used while the history was being opened"))
         await node.kill()
     assert lost

@@ -387,7 +387,10 @@ class StoreUnavailable(ShellrunnerError):
 
 
 class DatabaseLost(StoreUnavailable):
-    """The connection to the database is lost, or was refused; it may be there again soon. Nothing was changed."""
+    """The database cannot be used just now: its connection is lost or was refused, or it lacks something.
+
+    Nothing was changed.
+    """
 
 
 class NoSpace(StoreUnavailable):

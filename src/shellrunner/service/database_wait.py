@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any, Final, TypeVar
 
 from shellrunner.config import Settings
-from shellrunner.errors import DatabaseLost, OutcomeUnknown, ShellrunnerError
+from shellrunner.errors import DatabaseLost, NoSpace, OutcomeUnknown, ShellrunnerError
 from shellrunner.store.postgres_import import import_postgres
 from shellrunner.systemd.notify import Notifier
 
@@ -58,7 +58,7 @@ async def _probe(settings: Settings) -> str | None:
 async def opened_once_possible(
     history: Callable[[], AbstractAsyncContextManager[T]], settings: Settings, notifier: Notifier
 ) -> AsyncIterator[T]:
-    """Open the history, and close it at the end: again, if the database is lost while it is being opened.
+    """Open the history, and close it at the end: again, if the database cannot be used while it is being opened.
 
     `history` makes one that is not opened yet. One in SQLite is opened once.
     """
@@ -67,11 +67,11 @@ async def opened_once_possible(
         while opened is None:
             try:
                 opened = await stack.enter_async_context(history())
-            except (DatabaseLost, OutcomeUnknown) as error:
+            except (DatabaseLost, NoSpace, OutcomeUnknown) as error:
                 if not settings.store.url:
                     raise
                 fields = {"database": settings.store.database, "reason": error.detail, "repeats": "opening"}
-                log.warning("PostgreSQL was lost while the history was being opened", extra=fields)
+                log.warning("PostgreSQL could not be used while the history was being opened", extra=fields)
                 notifier.status(f"waiting for PostgreSQL: {error.detail}")
                 notifier.extend_timeout(_EXTENSION)
                 await asyncio.sleep(_RETRY_DELAY)

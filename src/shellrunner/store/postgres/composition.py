@@ -96,7 +96,7 @@ async def open_store(
     Raises:
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
-    opened = await asyncio.to_thread(open_history, config.url, state_dir, node.name)
+    opened = await open_history(config.url, state_dir, node.name)
     with closing(opened.journal):
         async with _running(config, opened, str(state_dir), node, (retention, queues)) as store:
             yield store

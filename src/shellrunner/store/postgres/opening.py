@@ -1,6 +1,7 @@
 """Opening the history at one node: is the schema right, which history is it, what does this node run by its rows.
 
-Runs once, on a thread, before anything else. Must not know tasks or what follows.
+Runs once, on a thread of its own, before anything else: a server that does not answer is given up, and does not delay
+a stop. Must not know tasks or what follows.
 """
 
 import os
@@ -13,8 +14,7 @@ from shellrunner.errors import StoreUnavailable
 from shellrunner.store.output.location import SlotOwner
 from shellrunner.store.postgres import schema, secrets_reading
 from shellrunner.store.postgres.engine import failures
-from shellrunner.store.postgres.engine.connection_thread import connect
-from shellrunner.store.postgres.engine.postgres_db import PostgresDb
+from shellrunner.store.postgres.engine.connection_thread import PostgresThread
 from shellrunner.store.postgres.node import node_jobs
 from shellrunner.store.postgres.transaction.claim_journal import ClaimJournal
 from shellrunner.store.state_files.home import Home
@@ -40,24 +40,31 @@ class Opened:
     unknown_input_up_to: int
 
 
-def open_history(url: str, state_dir: Path, node: str) -> Opened:
-    """Open the history; create the directories in which this node keeps what it runs. Blocking.
+async def open_history(url: str, state_dir: Path, node: str) -> Opened:
+    """Open the history; create the directories in which this node keeps what it runs.
 
     Raises:
+        DatabaseLost: the database cannot be used just now.
         StoreUnavailable: it cannot be opened; the message says why and what to do.
     """
+    thread = PostgresThread(url, "store-opener")
+    try:
+        return await thread.run(lambda thread: _open(thread, state_dir, node))
+    finally:
+        thread.close()
+
+
+def _open(thread: PostgresThread, state_dir: Path, node: str) -> Opened:
     try:
         for name in ("", "slots", "runs"):
             os.makedirs(state_dir / name, mode=0o700, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"{state_dir} cannot be used: {error.strerror}") from None
     try:
-        with connect(url) as connection:
-            schema.check(connection)
-            db = PostgresDb(connection)
-            ((history, epoch, unknown_input),) = db.execute(_META).fetchall()
-            owners = node_jobs.owners(db, node)
-            key, indexed = secrets_reading.digest_key(db), schema.has_search_index(connection)
+        schema.check(thread.connection)
+        ((history, epoch, unknown_input),) = thread.db.execute(_META).fetchall()
+        owners = node_jobs.owners(thread.db, node)
+        key, indexed = secrets_reading.digest_key(thread.db), schema.has_search_index(thread.connection)
     except psycopg.Error as error:
         raise failures.unavailable(error, "the database cannot be opened") from None
     journal = ClaimJournal(state_dir / f"claims-{history}.journal")

@@ -32,6 +32,11 @@ def is_lost(error: psycopg.Error) -> bool:
     )
 
 
+def _is_transient(error: psycopg.Error) -> bool:
+    """Return whether it says nothing of the next try: a lack of resources, a lock, an error of the system."""
+    return is_lost(error) or (error.sqlstate or "")[:2] in ("53", "55", "58")
+
+
 def translate_failure(error: Exception, action: str) -> Exception:
     """Return the error as callers may see it; `action`: what could not be done."""
     if not isinstance(error, psycopg.Error):
@@ -59,7 +64,7 @@ def describe(error: Exception) -> str:
 
 def unavailable(error: psycopg.Error, what: str) -> StoreUnavailable:
     """Return the error of something that had no effect; `what`: what could not be done, as a sentence."""
-    return (DatabaseLost if is_lost(error) else StoreUnavailable)(f"{what}: {_without_address(error)}")
+    return (DatabaseLost if _is_transient(error) else StoreUnavailable)(f"{what}: {_without_address(error)}")
 
 
 def _without_address(error: Exception) -> str:
