@@ -156,7 +156,10 @@ def test_the_socket_unit_listens_where_the_configuration_says() -> None:
 
 @pytest.mark.heavy
 def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
-    """`shellrunner unit` prints the variant for sudo, --hardening strict the other, --socket the socket's unit."""
+    """`shellrunner unit` prints the variant for sudo, --hardening strict the other, --socket the socket's unit.
+
+    The units of the service and of a worker get the URL of the database, if the configuration names that credential.
+    """
     config = tmp_path / "config.toml"
     config.write_text('[server]\nlisten = ["127.0.0.1:8123", "unix:/run/shellrunner.sock"]\n')
 
@@ -176,6 +179,14 @@ def test_the_verb_prints_what_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         printed("--worker", "--socket")
     assert refused.value.returncode == 2
+
+    credential = f"LoadCredential=database-url:{tmp_path / 'database-url'}"
+    assert not [line for line in [*printed().splitlines(), *working] if line.startswith("LoadCredential=")]
+    config.write_text('[store]\nurl_file = "database-url"\n')
+    assert credential in printed("--worker").splitlines()
+    assert credential in printed().splitlines()
+    config.write_text("url_file =")  # it is only named, and the service will say what is wrong with it
+    assert credential not in printed("--worker").splitlines()
 
 
 def test_a_users_unit_has_nothing_that_only_the_systems_manager_can_do(analyze: Any, tmp_path: Path) -> None:

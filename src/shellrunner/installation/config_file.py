@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from shellrunner.config import ServerSettings, WorkerSettings
 from shellrunner.errors import ConfigError
-from shellrunner.installation.layout import DATABASE_URL
+from shellrunner.installation.layout import DATABASE_URL, Layout
 
 _HEADER: Final = "# The settings of shellrunner. All that are not set here have their defaults."
 _INSTALLED: Final = (
@@ -36,6 +36,10 @@ class ConfigFile:
     has_database: bool
     url_file: Path | None
     is_new: bool
+
+    def credential_file(self, where: Layout) -> Path | None:
+        """Return the file whose content the unit gets as a credential, if the configuration names that."""
+        return where.database_url if self.url_file == Path(DATABASE_URL) else None
 
 
 def default_text(

@@ -61,7 +61,7 @@ def plan_system(options: InstallOptions) -> Plan:
     systemctl = host.Systemctl(is_user=False)
     command = unit_files.serve_command(host.executable(), where.config)
     token = _first_token(where, config, ours, account.user)
-    database_url = _credential(where, config)
+    database_url = config.credential_file(where)
     units = _units(
         where,
         unit_files.service_unit(command, account, options.hardening, database_url, has_socket_unit=True),
@@ -95,7 +95,7 @@ def plan_worker(options: InstallOptions) -> Plan:
     config = config_file.read_or_create(where.config, config_file.worker_text(), ())
     if not config.has_database:
         raise ShellrunnerError(f'{where.config} names no database: add url_file = "{DATABASE_URL}" to [store]')
-    database_url = _credential(where, config)
+    database_url = config.credential_file(where)
     ours, systemctl = Ownership("root", account.group), host.Systemctl(is_user=False)
     command = unit_files.serve_command(host.executable(), where.config, "worker")
     unit = WriteFile(
@@ -128,11 +128,6 @@ def _refuse_beside(where: Layout, unit: str) -> None:
             f"{unit} is installed here, and both would use {where.state}: a host has either of them; to remove it: "
             "shellrunner uninstall"
         )
-
-
-def _credential(where: Layout, config: config_file.ConfigFile) -> Path | None:
-    """Return the file whose content the unit gets as the credential that the configuration names; None if none."""
-    return where.database_url if config.url_file == Path(DATABASE_URL) else None
 
 
 def _database_notes(database_url: Path | None) -> list[str]:

@@ -1,5 +1,6 @@
 """`shellrunner unit`: print a systemd unit that starts this installation, or a worker of it, or listens for it."""
 
+import contextlib
 import getpass
 from pathlib import Path
 from typing import Final
@@ -7,7 +8,9 @@ from typing import Final
 import click
 
 from shellrunner.config import load
-from shellrunner.installation import host
+from shellrunner.errors import ConfigError
+from shellrunner.installation import config_file, host
+from shellrunner.installation.layout import system_layout
 from shellrunner.systemd import unit_files
 
 _PATH: Final = click.Path(path_type=Path)
@@ -34,10 +37,19 @@ def unit(config: Path | None, name: str, hardening: unit_files.Hardening, *, lis
     owner = host.find_account(name)
     if is_worker:
         command = unit_files.serve_command(host.executable(), config, "worker")
-        text = unit_files.worker_unit(command, owner, hardening)
+        text = unit_files.worker_unit(command, owner, hardening, _database_url(config))
     elif listens:
         server = load(config).server
         text = unit_files.socket_unit(server.addresses, server.socket_mode, owner)
     else:
-        text = unit_files.service_unit(unit_files.serve_command(host.executable(), config), owner, hardening)
+        command = unit_files.serve_command(host.executable(), config)
+        text = unit_files.service_unit(command, owner, hardening, _database_url(config))
     click.echo(text, nl=False)
+
+
+def _database_url(config: Path | None) -> Path | None:
+    """Return the file that the unit has to get as a credential; None also if the configuration cannot be read."""
+    if config is not None:
+        with contextlib.suppress(ConfigError):
+            return config_file.read_or_create(config, "", ()).credential_file(system_layout(config))
+    return None
