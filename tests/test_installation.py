@@ -391,6 +391,9 @@ def test_a_failed_command_is_reported_with_its_reason() -> None:
     assert applied == []
     with pytest.raises(ShellrunnerError, match=r"^/nowhere/x is not installed here$"):
         apply(Plan([RunCommand(["/nowhere/x"], lambda: False)]).pending(), applied.append)
+    waiting = RunCommand(["sh", "-c", "echo no >&2; exit 3"], lambda: False, lambda: "x.service reports: waiting")
+    with pytest.raises(ShellrunnerError, match=r"^sh -c .*: no; x\.service reports: waiting$"):
+        apply(Plan([waiting]).pending(), applied.append)
 
 
 def test_a_link_and_other_files_are_not_replaced_or_followed(tmp_path: Path) -> None:

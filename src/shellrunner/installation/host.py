@@ -148,3 +148,11 @@ class Systemctl:
     def is_active(self, unit: str) -> bool:
         """Return whether a unit is started."""
         return steps.succeeds(self.command("is-active", "--quiet", unit))
+
+    def status_of(self, unit: str) -> str:
+        """Return what a unit reports, such as that it waits for PostgreSQL, with its name; "" if nothing."""
+        try:
+            text = steps.run(self.command("show", "--property=StatusText", "--value", unit)).strip()
+        except ShellrunnerError:
+            return ""
+        return f"{unit} reports: {text}" if text else ""

@@ -157,6 +157,7 @@ def _start_worker(systemctl: host.Systemctl, unit: WriteFile) -> Iterator[Step]:
     yield RunCommand(
         systemctl.command("enable", "--now", WORKER),
         lambda: systemctl.is_enabled(WORKER) and systemctl.is_active(WORKER),
+        lambda: systemctl.status_of(WORKER),
     )
 
 
@@ -305,6 +306,7 @@ def _start(systemctl: host.Systemctl, units: list[WriteFile], token: _FirstToken
     yield RunCommand(
         systemctl.command("enable", "--now", SOCKET, SERVICE),
         lambda: all(systemctl.is_enabled(each) and systemctl.is_active(each) for each in (SOCKET, SERVICE)),
+        lambda: systemctl.status_of(SERVICE),
     )
     # A service that runs already knows no token that is created now.
     yield RunCommand(

@@ -156,6 +156,7 @@ class RunCommand:
 
     argv: Sequence[str]
     check: Callable[[], bool]
+    explain: Callable[[], str] = str  # asked after a failure: what the command itself does not say; "" if nothing
 
     def describe(self) -> str:
         """Return the command."""
@@ -166,8 +167,17 @@ class RunCommand:
         return self.check()
 
     def apply(self) -> None:
-        """Run it; its standard error is in the error message."""
-        run(self.argv)
+        """Run it; its standard error is in the error message.
+
+        Raises:
+            ShellrunnerError: it failed, or took too long.
+        """
+        try:
+            run(self.argv)
+        except ShellrunnerError as error:
+            if reason := self.explain():
+                raise ShellrunnerError(f"{error}; {reason}") from None
+            raise
 
 
 @dataclass(frozen=True)
