@@ -1,20 +1,20 @@
 # Functions to boot a Debian in systemd-nspawn, for tools/try_*.sh, which read this file. All is below a temporary
 # directory (WORK), which is removed at the end; ROOT names an existing root file system to copy instead of making one.
+# Most scripts have one machine, in $root; one with more copies that, and names each for `boot`, `on` and `halt`.
 # shellcheck shell=bash
 
 SUITE=${SUITE:-bookworm}
 MIRROR=${MIRROR:-} # empty: debootstrap chooses one
 PACKAGES=systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv,ca-certificates
-machine=shellrunner-try-$$
 work=$(mktemp -d "${WORK:-/var/tmp}/shellrunner-try.XXXXXX")
 root=$work/root
-nspawn_pid=
+declare -A nspawn_pids=()
 
 cleanup() {
-    if [ -n "$nspawn_pid" ]; then
-        kill -TERM "$nspawn_pid" 2>/dev/null || true # systemd-nspawn shuts the machine down
-        wait "$nspawn_pid" || true
-    fi
+    local name
+    for name in "${!nspawn_pids[@]}"; do
+        halt "$name"
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -43,25 +43,61 @@ in_root() {
         </dev/null >"$work/in_root.log" 2>&1 || { cat "$work/in_root.log" >&2; return 1; }
 }
 
+# install_program WHEEL [EXTRAS]: into /opt/shellrunner; WHEEL is empty for one of this checkout.
+install_program() {
+    local wheel=$1 python
+    step "the program"
+    if [ -z "$wheel" ]; then
+        python3 -m pip wheel -q --no-deps --wheel-dir "$work/dist" .
+        wheel=$(ls "$work"/dist/*.whl)
+    fi
+    mkdir -p "$root/srv"
+    # Downloaded here, so that the root needs neither this machine's network nor its certificates.
+    python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    python3 -m pip download -q --only-binary :all: --python-version "$python" --dest "$root/srv" "$wheel${2:-}"
+    in_root /bin/sh -ec "python3 -m venv /opt/shellrunner
+        /opt/shellrunner/bin/pip install -q --no-index --find-links /srv 'shellrunner${2:-}'
+        useradd -m alice"
+}
+
+# boot [NAME [ROOT]]: NAME is its hostname.
 boot() {
-    step "boot, without a network"
-    systemd-nspawn --quiet --register=no --keep-unit --private-network -M "$machine" -D "$root" --boot \
-        >"$work/boot.log" 2>&1 </dev/null &
-    nspawn_pid=$!
+    local name=${1:-shellrunner-try} directory=${2:-$root}
+    step "boot $name, without a network"
+    echo "$name" >"$directory/etc/hostname"
+    systemd-nspawn --quiet --register=no --keep-unit --private-network -M "$name-$$" -D "$directory" --boot \
+        >"$work/boot-$name.log" 2>&1 </dev/null &
+    nspawn_pids[$name]=$!
     for _ in $(seq 100); do
-        inside systemctl is-system-running --wait 2>/dev/null | grep -q 'running\|degraded' && return
+        on "$name" systemctl is-system-running --wait 2>/dev/null | grep -q 'running\|degraded' && return
         sleep 0.3
     done
-    tail "$work/boot.log" >&2
+    tail "$work/boot-$name.log" >&2
     return 1
 }
 
-# Run a command in the booted machine, as root or as alice.
-inside() {
-    local leader
-    leader=$(pgrep -P "$nspawn_pid" | head -1)
-    nsenter --target "$leader" --all env -i --chdir=/ HOME=/root \
+# halt NAME: systemd-nspawn shuts the machine down.
+halt() {
+    kill -TERM "${nspawn_pids[$1]}" 2>/dev/null || true
+    wait "${nspawn_pids[$1]}" || true
+    unset "nspawn_pids[$1]"
+}
+
+leader() {
+    pgrep -P "${nspawn_pids[$1]}" | head -1
+}
+
+# on NAME COMMAND...: run a command in a booted machine, as root.
+on() {
+    local name=$1
+    shift
+    nsenter --target "$(leader "$name")" --all env -i --chdir=/ HOME=/root \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+# Run a command in the machine that has no other name, as root or as alice.
+inside() {
+    on shellrunner-try "$@"
 }
 alice() {
     inside runuser -u alice -- env HOME=/home/alice "$@"
@@ -69,7 +105,11 @@ alice() {
 
 fail() {
     echo "FAILED: $*" >&2
-    inside journalctl --no-pager -n 40 >&2 || true
+    local name
+    for name in "${!nspawn_pids[@]}"; do
+        echo "-- the journal of $name" >&2
+        on "$name" journalctl --no-pager -n 40 >&2 || true
+    done
     exit 1
 }
 

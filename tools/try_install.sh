@@ -8,19 +8,7 @@ cd "$(dirname "$0")/.."
 . tools/booted_debian.sh
 
 make_root
-step "the wheel"
-wheel=${1:-}
-if [ -z "$wheel" ]; then
-    python3 -m pip wheel -q --no-deps --wheel-dir "$work/dist" .
-    wheel=$(ls "$work"/dist/*.whl)
-fi
-mkdir -p "$root/srv"
-# Downloaded here, so that the root needs neither this machine's network nor its certificates.
-python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-python3 -m pip download -q --only-binary :all: --python-version "$python" --dest "$root/srv" "$wheel"
-in_root /bin/sh -ec 'python3 -m venv /opt/shellrunner
-    /opt/shellrunner/bin/pip install -q --no-index --find-links /srv shellrunner
-    useradd -m alice'
+install_program "${1:-}"
 boot
 
 step "a dry run"

@@ -12,15 +12,8 @@ REFUSED=90000
 ACCEPTED=1000 # of two lines each, within the 30 s of journald's interval
 
 make_root
-step "the wheel"
-wheel=${1:-}
-if [ -z "$wheel" ]; then
-    python3 -m pip wheel -q --no-deps --wheel-dir "$work/dist" .
-    wheel=$(ls "$work"/dist/*.whl)
-fi
-mkdir -p "$root/srv" "$root/etc/systemd/journald.conf.d"
-python=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-python3 -m pip download -q --only-binary :all: --python-version "$python" --dest "$root/srv" "$wheel"
+install_program "${1:-}"
+mkdir -p "$root/etc/systemd/journald.conf.d"
 # By default the limit is 10,000 lines in 30 s, more where much of the disk is free. A low one shows the same sooner.
 printf '[Journal]\nStorage=persistent\nRateLimitIntervalSec=30s\nRateLimitBurst=100\n' \
     >"$root/etc/systemd/journald.conf.d/limit.conf"
@@ -56,9 +49,6 @@ for text in sys.stdin:
         counts["refused"] += line["lines"] if line["event"] == "lines suppressed" else line["event"] == "rejected"
 print(*(f"{event}={counts[event]}" for event in ("accepted", "response", "rejected", "refused")))
 PYTHON
-in_root /bin/sh -ec 'python3 -m venv /opt/shellrunner
-    /opt/shellrunner/bin/pip install -q --no-index --find-links /srv shellrunner
-    useradd -m alice'
 boot
 
 # journal SINCE: the counts of the audit log since then.
