@@ -122,6 +122,20 @@ async def test_a_server_that_has_lost_its_name_reports_nothing_of_the_one_that_h
         assert (left, stopped(cluster)["a"]) == (["last"], False)
 
 
+@pytest.mark.heavy
+async def test_a_host_that_is_restarted_keeps_its_name(cluster: Cluster) -> None:
+    """Also if a server runs on that had it before: that one takes it only once the lease has expired."""
+    async with cluster.node("a") as one:
+        lease = one._parts.membership._lease
+        cluster.execute("UPDATE hosts SET incarnation = 'another', seen = seen + interval '1 s'")
+        await until(lambda: not lease.is_current, what="it has lost its name")
+        cluster.execute("UPDATE hosts SET stopped = true, unreachable = clock_timestamp()")
+        await lease.renew(lambda *_: asyncio.sleep(0), lambda: None)
+        assert cluster.execute("SELECT incarnation FROM hosts") == [("another",)]
+        cluster.execute("UPDATE hosts SET seen = seen - interval '1 minute'")
+        await until(lambda: lease.is_current, what="it has its name again")
+
+
 async def test_a_renewal_that_is_under_way_does_not_revoke_that_it_is_stopped(cluster: Cluster) -> None:
     """It finds that the host was removed, and would add it again: but the node has left meanwhile."""
     async with cluster.node("a") as one:

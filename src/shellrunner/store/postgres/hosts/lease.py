@@ -43,7 +43,7 @@ _RENEW: Final = f"""WITH before AS (SELECT unreachable FROM hosts WHERE name = ?
     RETURNING before.unreachable IS NOT NULL, {_ERA}"""
 _ADD: Final = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free,
     settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING"""
-_EARLIER: Final = f"""SELECT boot = ? AND home = ?, stopped OR clock_timestamp() - seen > make_interval(secs => ?),
+_EARLIER: Final = f"""SELECT stopped OR (boot = ? AND home = ?), clock_timestamp() - seen > make_interval(secs => ?),
     {_MS.format("seen")} FROM hosts WHERE name = ? FOR UPDATE"""
 # A host whose jobs go on under their keepers is not `stopped`: how they end, nobody knows before it is back. Nor is
 # one where commands of lost jobs may run on.
@@ -329,11 +329,12 @@ class HostLease:
         if db.execute(_ADD, (node.name, node.incarnation, *values)).rowcount:
             return (None, []), []
         parameters = (node.boot, node.home, self.seconds, node.name)
-        ((is_same_place, has_expired, seen),) = db.execute(_EARLIER, parameters).fetchall()
-        if not ((is_same_place and is_start) or has_expired or seen == stood_still):
+        ((is_gone, has_expired, seen),) = db.execute(_EARLIER, parameters).fetchall()
+        # One that is stopped, as when it is restarted, does not lose its name to a server that had it before.
+        if not ((is_gone and is_start) or has_expired or seen == stood_still):
             return (_Held(seen), []), []
         db.execute(_REPLACE, (node.incarnation, *values, node.name))
-        transitions = [] if is_same_place and is_start else self._lose_others(db)
+        transitions = [] if is_gone and is_start else self._lose_others(db)
         return (None, transitions), transitions
 
     def _leave(self, db: Db) -> None:
