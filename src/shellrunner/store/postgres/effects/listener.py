@@ -32,14 +32,14 @@ class Listener:
         self._url, self._channels = url, channels
         self._on_note, self._on_gap = on_note, on_gap
         self._loop = asyncio.get_running_loop()
-        self._is_ending, self._has_begun = threading.Event(), threading.Event()
+        self._is_ending, self._has_begun = threading.Event(), asyncio.Event()
         self._wakes, self._wake = os.pipe2(os.O_CLOEXEC)  # the thread waits for this and for the server
         self._thread = threading.Thread(target=self._run, name="store-listener", daemon=True)
 
     async def start(self) -> None:
         """Begin to listen; return once it does, or once that has failed and is tried again."""
         self._thread.start()
-        await asyncio.to_thread(self._has_begun.wait)
+        await self._has_begun.wait()
 
     async def stop(self) -> None:
         """End the thread."""
@@ -51,10 +51,12 @@ class Listener:
         await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
 
     def _run(self) -> None:
+        is_first = True
         while not self._is_ending.is_set():
             with contextlib.suppress(psycopg.Error, OSError):
-                self._listen()
-            self._has_begun.set()
+                self._listen(is_first=is_first)
+            is_first = False
+            self._call(self._has_begun.set)
             self._is_ending.wait(_RECONNECT_DELAY)
         self._close()
 
@@ -62,13 +64,13 @@ class Listener:
         os.close(self._wake)
         os.close(self._wakes)
 
-    def _listen(self) -> None:
+    def _listen(self, *, is_first: bool) -> None:
         with connect(self._url) as connection:
             for channel in self._channels:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            if self._has_begun.is_set():
+            if not is_first:
                 self._call(self._on_gap)
-            self._has_begun.set()
+            self._call(self._has_begun.set)
             poller = select.poll()
             for descriptor in (connection.fileno(), self._wakes):
                 poller.register(descriptor, select.POLLIN)
