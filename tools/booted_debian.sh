@@ -60,19 +60,32 @@ install_program() {
         useradd -m alice"
 }
 
-# boot [NAME [ROOT]]: NAME is its hostname.
+# boot [NAME [ROOT]]: NAME is its hostname. Return once it has booted.
 boot() {
+    start_machine "$@"
+    wait_for_machine "${1:-shellrunner-try}" 'running|degraded' --wait
+}
+
+# start_machine [NAME [ROOT]]: return once its systemd runs.
+start_machine() {
     local name=${1:-shellrunner-try} directory=${2:-$root}
     step "boot $name, without a network"
     echo "$name" >"$directory/etc/hostname"
     systemd-nspawn --quiet --register=no --keep-unit --private-network -M "$name-$$" -D "$directory" --boot \
         >"$work/boot-$name.log" 2>&1 </dev/null &
     nspawn_pids[$name]=$!
+    wait_for_machine "$name" 'starting|running|degraded'
+}
+
+# wait_for_machine NAME STATES [--wait]: with --wait its systemctl waits until all units are started.
+wait_for_machine() {
+    local state
     for _ in $(seq 100); do
-        on "$name" systemctl is-system-running --wait 2>/dev/null | grep -q 'running\|degraded' && return
+        state=$(on "$1" systemctl is-system-running "${@:3}" 2>/dev/null) || true # it fails, but for "running"
+        [[ $state =~ ^($2)$ ]] && return
         sleep 0.3
     done
-    tail "$work/boot-$name.log" >&2
+    tail "$work/boot-$1.log" >&2
     return 1
 }
 

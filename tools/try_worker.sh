@@ -156,8 +156,8 @@ until_true 10 is_running "$job"
 api systemctl stop postgresql
 sleep 5
 api systemctl start postgresql
+until_true 30 is_in_state build-1 open # until then the answer may be 503
 expect "done" api shellrunner logs -f "$job"
-until_true 30 is_in_state build-1 open
 expect "build-1" api shellrunner run --clean hostname
 expect "NRestarts=0" worker systemctl show -p NRestarts shellrunner-worker
 expect "NRestarts=0" api systemctl show -p NRestarts shellrunner
@@ -168,13 +168,14 @@ worker systemctl restart --no-block shellrunner-worker
 until_true 30 waits_for_database
 api systemctl start postgresql
 until_true 30 worker systemctl is-active --quiet shellrunner-worker
+until_true 30 is_in_state build-1 open
 expect "build-1" api shellrunner run --clean hostname
 expect "NRestarts=0" worker systemctl show -p NRestarts shellrunner-worker
 
 step "the host of the worker is shut down, and boots"
 halt build-1
 expect "stopped" state build-1
-boot build-1 "$root_of_worker"
+start_machine build-1 "$root_of_worker" # without a network the worker waits for PostgreSQL
 connect_hosts
 until_true 30 is_in_state build-1 open
 expect "build-1" api shellrunner run --clean hostname
