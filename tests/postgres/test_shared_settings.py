@@ -14,8 +14,9 @@ from tests.support.nodes import Cluster
 from tests.support.waiting import until
 
 LIMITS = QueueLimits(100, {"default": QueueLimit(3, None)}, {"token:ci": SubmitterLimit(1, 2)})
-COPY = """INSERT INTO hosts SELECT %s, incarnation, boot, home, version, queues, claims, slots, free, draining,
-    joined, seen, NULL, %s FROM hosts WHERE name = 'a'"""
+COPY = """INSERT INTO hosts (name, incarnation, boot, home, version, queues, claims, slots, free, draining,
+    joined, seen, settings) SELECT %s, incarnation, boot, home, version, queues, claims, slots, free, draining,
+    joined, seen, %s FROM hosts WHERE name = 'a'"""
 DIFFERS = "settings of another host differ"
 
 

@@ -171,8 +171,8 @@ CREATE TABLE hosts (
     joined timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen timestamptz NOT NULL DEFAULT clock_timestamp(),
     unreachable timestamptz,
-    stopped boolean NOT NULL DEFAULT false,
-    settings text COLLATE "C" NOT NULL DEFAULT ''
+    settings text COLLATE "C" NOT NULL DEFAULT '',
+    stopped boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 CREATE TABLE chunks (
     job bigint NOT NULL,
