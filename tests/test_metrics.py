@@ -320,6 +320,7 @@ async def test_tries_to_call_back_are_counted_by_outcome(tmp_path: Path) -> None
             assert (await scrape(service))("callback_tries_total", outcome="failed") == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [

@@ -60,6 +60,7 @@ async def test_o5_cyrillic_in_and_out_under_lang_c(service: Service, tmp_path: P
         assert "ввод עברית 🥖" in (await response.read()).decode()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("charset", ["koi8-r", "cp1251", "utf-16-le", "gb18030"])
 async def test_output_in_another_charset_is_shown_as_text(service: Service, charset: str) -> None:
     """With `encoding`, output in an old charset is decoded as text; the raw route keeps its bytes."""

@@ -164,6 +164,7 @@ NO_REQUESTS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("sent", "answer"), rows(NO_REQUESTS))
 async def test_what_is_no_request(alone: Target, sent: bytes, answer: str) -> None:
     """A request that two parsers could read differently gets one rejection, ends the connection, starts nothing."""
@@ -255,6 +256,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("sent", "answer"), rows(REFUSED))
 async def test_what_is_asked_wrongly(alone: Target, sent: bytes, answer: str) -> None:
     """A valid request with another Host, path or purpose is rejected, starts nothing, and is in the audit log."""

@@ -193,6 +193,7 @@ def asked(row: Route, job: int, *headers: str, verb: str | None = None, **more: 
     return request(verb or row.verb, path, *headers, **{"body": body, **more})
 
 
+@pytest.mark.heavy
 @each_closed
 async def test_without_the_scope(guarded: Target, victims: list[int], row: Route) -> None:
     """On each route a token without the scope is 403 and names it, no token is 401, and nothing is changed."""

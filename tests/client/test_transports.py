@@ -229,6 +229,7 @@ def test_a_refusal_without_the_number_is_an_error_that_names_it() -> None:
         assert (error.kind, f"(missing: {keys})" in error.detail) == ("foreign", True)
 
 
+@pytest.mark.heavy
 @each_transport
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("verb", RETRIED)
@@ -245,6 +246,7 @@ def test_an_answer_that_is_cut_at_any_byte_is_asked_for_again(
     assert (len(server.requests), len(set(server.requests))) == (len(cuts) + 1, 1)
 
 
+@pytest.mark.heavy
 @each_transport
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("verb", SENT_ONCE)

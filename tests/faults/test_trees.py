@@ -56,6 +56,7 @@ def argv(kind: str, script: str) -> list[str]:
     return [shell, *(["sh"] if shell == "busybox" else []), "-c", script]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", FILTERED)
 async def test_t1_whatever_shell_and_filter(service: Service, tmp_path: Path, whole: bool, kind: str) -> None:
     """Both lines are in the output and in the filter's file, every time, and nothing counts as left behind."""

@@ -245,6 +245,7 @@ async def test_all_or_nothing(host: Service, url: str, typed: Import) -> None:
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
 
 
+@pytest.mark.heavy
 async def test_a_nul_character_is_reported_with_its_job(host: Service, node: Service, typed: Import) -> None:
     """PostgreSQL has none in its texts, and an early version stored them in labels; the message says what to do."""
     await host.run("echo one")

@@ -34,6 +34,7 @@ async def open_briefly(cluster: Cluster) -> None:
         pass
 
 
+@pytest.mark.heavy
 async def test_a_claim_that_is_still_being_committed_is_seen(cluster: Cluster) -> None:
     """Its connection was lost, the server is at its COMMIT yet: the host is not stopped, as it has that job."""
     async with cluster.node("b", claims=False) as two:
@@ -55,6 +56,7 @@ async def commit_when_awaited(cluster: Cluster, connection: psycopg.Connection) 
     connection.commit()
 
 
+@pytest.mark.heavy
 async def test_a_host_where_a_lost_job_may_run_on_is_not_stopped(cluster: Cluster) -> None:
     """Nobody has seen its command end: that is no planned stop, as long as it is so."""
     async with cluster.node("b", claims=False) as two:

@@ -224,6 +224,7 @@ async def test_the_end_of_a_long_output_costs_what_its_beginning_costs(tmp_path:
         assert await cost(199_990) < 10 * await cost(0) + 0.002
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite
 @pytest.mark.parametrize("kind", ["out", "idx"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "torn", "garbage", "one entry", "directory", "pipe"])

@@ -318,6 +318,7 @@ def near(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     return bool(request.param == "local")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("way", ["tcp", "unix", "tls-notify-fin"])
 @pytest.mark.parametrize("path", ["statuses/1/events", "statuses/events", "statuses/1/output?follow=true", "wait"])
 async def test_n1_e8_a_client_that_closed_everything_is_freed(

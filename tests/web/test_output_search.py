@@ -105,6 +105,7 @@ async def pages(site: Site, path: str) -> Iterator[dict[str, Any]]:
     return iter(found)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("limit", [7, 1000])
 @pytest.mark.parametrize("text", ["мир 7", "\nline", "e", "the end", "absent", "Мир 3\nline"])

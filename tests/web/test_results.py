@@ -150,6 +150,7 @@ async def test_long_output_is_cut(site: Site) -> None:
 DATA = b"0123456789"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("asked", "status", "body", "content_range"),
     [
