@@ -12,6 +12,8 @@ import pytest
 import shellrunner
 from shellrunner.config import QueueSettings, Settings
 
+pytestmark = pytest.mark.timeout(300)  # it reads all files, which takes long on a machine with much else to do
+
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(shellrunner.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # it reads all files, which takes long on a machine with much else to do
+
 ROOT = Path(__file__).parent
 NO_ERROR = "# no error is raised"  # stands where that is all that a test asserts
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # it reads all files, which takes long on a machine with much else to do
+
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| ([PSOETCNA][0-9]+) \|.*\| ([^|]*) \|$", re.MULTILINE)
 LIST = {

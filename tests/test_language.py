@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # it reads all files, which takes long on a machine with much else to do
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "shellrunner"
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -29,7 +29,7 @@ from shellrunner.web.app_keys import HttpFigures, NotReady
 from tests.support.selected_service import IS_CLUSTER
 from tests.support.simulated_keeper import SimulatedKeeper
 from tests.support.sse import Event, parse
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_TIMEOUT, until
 
 
 class SimulatedRunner:
@@ -163,7 +163,7 @@ class Site:
             yield response, parse(response.content)
 
     async def replay(self, job_id: int, query: str = "", **headers: str | None) -> list[Event]:
-        async with asyncio.timeout(10), self.events(job_id, query, **headers) as (response, events):
+        async with asyncio.timeout(WAIT_TIMEOUT), self.events(job_id, query, **headers) as (response, events):
             assert response.status == 200, await response.read()
             return [event async for event in events]
 

@@ -57,7 +57,8 @@ async def test_many_jobs_are_accepted_in_their_order(site: Site) -> None:
     assert (answer.status, answer.headers["Cache-Control"]) == (202, "no-store")
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert "Location" not in answer.headers
-    assert site.store.commits - commits == 1 or IS_CLUSTER  # a node renews its lease meanwhile
+    # One of the store's own may come between; a node renews its lease meanwhile.
+    assert site.store.commits - commits <= 2 or IS_CLUSTER
     assert [name for name, _ in site.audit.lines[logged:]] == ["accepted", "response"]
     assert lines(site, "response")[-1]["ids"] == "2-4"
     assert [job["job_id"] for job in answer.json["jobs"]] == [2, 3, 4]
@@ -72,7 +73,8 @@ async def test_a_thousand_jobs(site: Site) -> None:
     answer = await post(site, *({"command": f"echo {number}"} for number in range(1000)))
     assert answer.status == 202
     assert [job["command"] for job in answer.json["jobs"]] == [f"echo {number}" for number in range(1000)]
-    assert site.store.commits - commits == 1 or IS_CLUSTER  # a node renews its lease meanwhile
+    # One of the store's own may come between; a node renews its lease meanwhile.
+    assert site.store.commits - commits <= 2 or IS_CLUSTER
 
 
 async def test_prefer_is_ignored(site: Site) -> None:

@@ -264,7 +264,7 @@ async def test_many_followers_cause_one_read_per_interval(site: Site, monkeypatc
         return await output(*args)
 
     feed = site.app[JOB_FEEDS].get(job_id)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(50), asyncio.TaskGroup() as tasks:
         for _ in range(50):
             tasks.create_task(site.replay(job_id))
         await until(lambda: len(feed.broadcast._members) == 50)
