@@ -73,8 +73,8 @@ async def test_a_thousand_jobs(site: Site) -> None:
     answer = await post(site, *({"command": f"echo {number}"} for number in range(1000)))
     assert answer.status == 202
     assert [job["command"] for job in answer.json["jobs"]] == [f"echo {number}" for number in range(1000)]
-    # One of the store's own may come between; a node renews its lease meanwhile.
-    assert site.store.commits - commits <= 2 or IS_CLUSTER
+    # Some of the store's own may come between: it indexes their texts later. A node renews its lease meanwhile.
+    assert site.store.commits - commits < 10 or IS_CLUSTER
 
 
 async def test_prefer_is_ignored(site: Site) -> None:
