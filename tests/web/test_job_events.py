@@ -7,7 +7,6 @@ import socket
 from base64 import b64decode
 from collections import Counter
 from contextlib import AsyncExitStack
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -319,7 +318,7 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with site.session.get(url):
         await until(lambda: len(wakeups) > 4)
-    assert min(after - before for before, after in pairwise(wakeups)) > 0.09
+    assert wakeups[4] - wakeups[0] > 0.1  # four heartbeats, of which the first may be late; a loop takes microseconds
     await until(lambda: not site.connections)
 
 
