@@ -318,7 +318,7 @@ async def test_silence_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch
     url = f"http://127.0.0.1:{site.port}/api/statuses/{job_id}/output?follow=true"
     async with site.session.get(url):
         await until(lambda: len(wakeups) > 4)
-    assert wakeups[4] - wakeups[0] > 0.1  # four heartbeats, of which the first may be late; a loop takes microseconds
+    assert wakeups[4] - wakeups[0] > 0.3  # four heartbeats, of which the first may be noted late
     await until(lambda: not site.connections)
 
 

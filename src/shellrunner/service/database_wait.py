@@ -41,11 +41,16 @@ async def wait_for_database(
         while failure is not None:
             fields = {"database": settings.store.database, "reason": failure, "repeats": "waiting for PostgreSQL"}
             log.warning("waiting for PostgreSQL", extra=fields)
-            notifier.status(f"waiting for PostgreSQL: {failure}")
-            notifier.extend_timeout(_EXTENSION)
+            _ask_for_time(notifier, failure)
             await asyncio.sleep(_RETRY_DELAY)
             failure = await _probe(settings)
     log.info("PostgreSQL can be used", extra={"database": settings.store.database})
+
+
+def _ask_for_time(notifier: Notifier, failure: str) -> None:
+    """Report to systemd what is waited for, and that the start takes longer."""
+    notifier.status(f"waiting for PostgreSQL: {failure}")
+    notifier.extend_timeout(_EXTENSION)
 
 
 async def _probe(settings: Settings) -> str | None:
@@ -72,8 +77,7 @@ async def opened_once_possible(
                     raise
                 fields = {"database": settings.store.database, "reason": error.detail, "repeats": "opening"}
                 log.warning("PostgreSQL could not be used while the history was being opened", extra=fields)
-                notifier.status(f"waiting for PostgreSQL: {error.detail}")
-                notifier.extend_timeout(_EXTENSION)
+                _ask_for_time(notifier, error.detail)
                 await asyncio.sleep(_RETRY_DELAY)
                 await wait_for_database(settings, notifier)
         yield opened
@@ -86,8 +90,7 @@ async def once_possible(read: Callable[[], Awaitable[T]], notifier: Notifier) ->
             return await read()
         except DatabaseLost as error:
             log.warning("waiting for PostgreSQL", extra={"reason": error.detail, "repeats": "waiting for PostgreSQL"})
-            notifier.status(f"waiting for PostgreSQL: {error.detail}")
-            notifier.extend_timeout(_EXTENSION)
+            _ask_for_time(notifier, error.detail)
         await asyncio.sleep(_RETRY_DELAY)
 
 
