@@ -1,12 +1,16 @@
 """What the tests share: a real service in a process of its own, and waiting on conditions."""
 
+import importlib
 import os
 import random
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
@@ -25,6 +29,9 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+TESTS: Final = Path(__file__).parent
+ROOT: Final = TESTS.parent
+
 # Its deadline for one example would measure whatever else the machine does.
 hypothesis.settings.register_profile("without deadline", deadline=None)
 hypothesis.settings.load_profile("without deadline")
@@ -42,6 +49,21 @@ def pytest_sessionfinish() -> None:
     measurement.save()
     if postgres := sys.modules.get("tests.support.postgres"):  # not imported where no test needed it
         postgres.end_all()
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the test modules, each worker of pytest-xdist beginning at another one, where all are collected.
+
+    In one order, each worker would compile each of them, all at the same moment, if they were never compiled before.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if not worker or session.config.args != ["tests"]:
+        return
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(TESTS.rglob("test_*.py"))]
+    begin = len(names) * int(worker.removeprefix("gw")) // workers
+    for name in names[begin:] + names[:begin]:
+        with warnings.catch_warnings(action="error"), suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(name)  # what fails is imported again by pytest, which reports it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

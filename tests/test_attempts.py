@@ -292,6 +292,7 @@ async def test_a_real_job_is_tried_until_it_succeeds(service: Service, tmp_path:
     assert (tmp_path / "tries").read_text() == "x\n" * 3
 
 
+@pytest.mark.heavy
 async def test_a_large_real_attempt_lies_in_files_of_its_own(service: Service) -> None:
     """Attempts that overflow their slots keep their bytes apart, and together they are one output."""
     job = await service.submit("head -c 200000 /dev/zero | tr '\\0' $SHELLRUNNER_JOB_ID; exit 1", retries={"max": 2})

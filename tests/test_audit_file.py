@@ -220,6 +220,7 @@ async def service(tmp_path: Path, path: Path) -> AsyncIterator[Service]:
     await made.clear_away()
 
 
+@pytest.mark.heavy
 async def test_the_audit_log_is_in_the_file_and_fails_closed(service: Service, path: Path) -> None:
     """Lines are in the file, not in the log; while it cannot be used nothing is accepted; SIGHUP reopens it."""
     await service.start()

@@ -260,6 +260,7 @@ async def test_a_backup_needs_no_server(service: Service, other: Service) -> Non
     assert await other.raw(job) == b"kept\n"
 
 
+@pytest.mark.heavy
 async def test_it_is_private_and_has_no_secrets(service: Service, tmp_path: Path) -> None:
     """No other user may read a backup; values of the environment and input are not in it, nor any key."""
     await service.run("true", env={"A": "ended-secret"}, stdin="ended-secret")
@@ -422,6 +423,7 @@ async def check_backup(backup: Path, state: Path, before: Ledger, after: Ledger)
                 assert data == expected if ending == "exited" else expected.startswith(data)
 
 
+@pytest.mark.heavy
 async def test_what_is_deleted_while_files_are_copied_is_deleted_in_the_backup(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ def filled(config: Path) -> Iterator[tuple[Cluster, Database]]:
             database.connection.close()
 
 
+@pytest.mark.heavy
 async def test_queued_jobs_that_sql_has_written_are_claimed(tmp_path: Path) -> None:
     """A queue filled by SQL is one that a node claims from, the oldest job first, and knows the length of."""
     with filled(tmp_path) as (made, database):

@@ -534,6 +534,7 @@ async def test_killed_between_tries_the_service_goes_on_with_them(tmp_path: Path
         assert "geheim" not in json.dumps(service.log)
 
 
+@pytest.mark.heavy
 async def test_killed_before_the_delivery_is_recorded_it_is_delivered_again(tmp_path: Path) -> None:
     """A service that dies after the receiver got the result but before recording it resends it under the same id."""
     async with contextlib.AsyncExitStack() as stack:

@@ -46,6 +46,7 @@ def test_every_verb_explains_itself(verb: Any) -> None:
     assert [option.name for option in options if not option.help] == []
 
 
+@pytest.mark.heavy
 def test_a_wrong_configuration_is_refused_in_words(tmp_path: Path) -> None:
     """Exit code 2, one line per mistake on standard error, and no state directory is created."""
     config = tmp_path / "config.toml"
@@ -71,6 +72,7 @@ def test_a_wrong_configuration_is_refused_in_words(tmp_path: Path) -> None:
     assert not state.exists()
 
 
+@pytest.mark.heavy
 def test_without_tokens_only_this_machine_is_served() -> None:
     """An address other than loopback is refused, and the message says why and what to do."""
     done = run("serve", "--host", "0.0.0.0")

@@ -574,6 +574,7 @@ async def test_the_password_is_shown_nowhere(nodes: Any, database: str) -> None:
     assert [secret for secret in secrets if secret in "\n".join(texts)] == []
 
 
+@pytest.mark.heavy
 async def test_a_wrong_password_is_reported_without_it(nodes: Any, database: str) -> None:
     """The reason is PostgreSQL's; the node waits, as the password may be changed there."""
     node = nodes("a", database.replace(postgres.shared().password, HUNTER), program="worker")

@@ -169,6 +169,7 @@ async def test_c1_a_copy_of_an_earlier_version_touches_nothing(down: Service, le
     assert ledger.starts()["running"] == 1
 
 
+@pytest.mark.heavy
 async def test_a_moved_directory_goes_on(down: Service, ledger: Ledger) -> None:
     """After `mv` within the file system, running jobs are adopted, queued ones run, and nothing is held."""
     await down.start(SUPERVISOR__MAX_RUNNING=1)
@@ -271,6 +272,7 @@ async def test_c2_a_restored_history_runs_nothing_again(
     db.close()
 
 
+@pytest.mark.heavy
 async def test_c2_commands_that_run_go_on_after_a_restore_in_place(
     down: Service, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -320,6 +320,7 @@ async def hit(service: Service, job: Any, name: Any) -> tuple[Any, ...]:
     return status, body
 
 
+@pytest.mark.heavy
 async def test_input_over_http(service: Service) -> None:
     """Sent in pieces, with and without an offset, any type of body; then the end."""
     job = await listener(service, "cat; echo; exit 3")
@@ -350,6 +351,7 @@ async def test_input_goes_on_over_kill_9_and_restart(service: Service) -> None:
     assert (await service.result(job))["stdout"].split()[0] == hashlib.md5(LARGE_INPUT).hexdigest()
 
 
+@pytest.mark.heavy
 async def test_a_full_input_is_503_and_nothing_of_it_is_taken(service: Service, tmp_path: Path) -> None:
     """A full input is 503 with Retry-After, and what was taken arrives once."""
     job = await listener(service, f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; md5sum")
@@ -377,6 +379,7 @@ BAD_INPUT = [
 ]
 
 
+@pytest.mark.heavy
 async def test_bad_input_is_refused_and_takes_nothing(service: Service) -> None:
     """Invalid input is a problem that names the fault, and the offset stays the same."""
     job = await listener(service, "cat")
@@ -409,6 +412,7 @@ async def test_a_compressed_body_is_refused(service: Service) -> None:
     assert (status, body["type"]) == (415, "/problems/unsupported-media-type")
 
 
+@pytest.mark.heavy
 async def test_a_job_without_streamed_input_refuses_it(service: Service) -> None:
     """Unknown, queued, done, and submitted without a stream: 404, 409, 409, 409, each with its reason."""
     await service.stop()
@@ -468,6 +472,7 @@ async def test_stop_and_continue(service: Service) -> None:
     assert (result["ending"], result["signal"]) == ("signalled", "SIGKILL")
 
 
+@pytest.mark.heavy
 async def test_a_signal_to_the_tree_over_http(service: Service) -> None:
     """`"to": "tree"` reaches a process that made a session of its own; `group`, the default, does not."""
     loop = "trap 'echo $SAY' HUP; echo up; while :; do sleep 0.02; done"
@@ -495,6 +500,7 @@ async def test_a_signal_to_the_tree_over_http(service: Service) -> None:
     assert (await service.result(job))["ending"] == "cancelled"
 
 
+@pytest.mark.heavy
 async def test_a_status_has_the_pid_while_the_command_runs(service: Service) -> None:
     """Alone and in the list: the pid of the command, also after a restart; null when it has ended."""
     job = await service.submit("echo $$; exec sleep 600")
@@ -603,6 +609,7 @@ async def test_p7_p8_a_thousand_signals_race_with_ends(service: Service) -> None
     await outsider.wait()
 
 
+@pytest.mark.heavy
 async def test_input_to_a_job_whose_keeper_dies_is_refused(service: Service) -> None:
     """Input whose keeper is killed before it answers is 409 and does not hang; the job is lost."""
     job = await service.submit("cat", stdin={"stream": True})

@@ -61,6 +61,7 @@ def tree(directory: Path) -> dict[str, tuple[str, int, bytes]]:
     }
 
 
+@pytest.mark.heavy
 def test_a_user_installs_a_service_that_starts(shellrunner: Run, tmp_path: Path) -> None:
     """`install --user` writes a private configuration that loads, the client's address, and both units."""
     shellrunner("install", "--user", "--no-start")

@@ -163,6 +163,7 @@ def test_the_limit_is_kept_to_the_byte(fork_server: ForkServer, size: int) -> No
     slot.close()
 
 
+@pytest.mark.heavy
 def test_a_keeper_never_waits_for_a_pipe_that_was_drained(fork_server: ForkServer) -> None:
     """A child that outlives its shell within the grace and holds the pipe does not stop the clock: KILL comes."""
     keeper = fork_server.keeper()

@@ -91,6 +91,7 @@ def test_bytes_of_an_empty_job(keeping: tuple[Talk, SlotReader]) -> None:
     assert sum(sizes.values()) <= _MAX_BYTES, sizes
 
 
+@pytest.mark.heavy
 def test_no_job_leaves_a_cycle(tmp_path: Path) -> None:
     """Whatever kind a job is, what a keeper made for it is free with its end, without the garbage collector."""
     (tmp_path / "runs").mkdir()
@@ -149,6 +150,7 @@ _values = st.one_of(st.none(), st.integers(-(1 << 70), 1 << 70), st.floats(allow
 _changes = st.dictionaries(st.sampled_from([*(_PLAIN_END.keys() - {"job", "token"}), "leftovers_count"]), _values)
 
 
+@pytest.mark.heavy
 @given(_changes, st.sets(st.sampled_from(["detail", "exit_code", "max_rss_bytes"])))
 @example({}, set())
 @example({"max_rss_bytes": 4096}, set())

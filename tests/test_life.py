@@ -20,6 +20,7 @@ from tests.support.waiting import until
 _GLIBC_OWN = 0b11 << 31
 
 
+@pytest.mark.heavy
 async def test_p1_a_background_child_does_not_hold_the_job(service: Service) -> None:
     """A grandchild that keeps the pipe open does not delay the end, and is gone with it."""
     mark = f"6{os.getpid()}.5"
@@ -46,6 +47,7 @@ async def test_p2_a_left_daemon_lives_on_and_may_write(service: Service, tmp_pat
     assert await until(lambda: proof.exists() and proof.read_text() == "0\n")
 
 
+@pytest.mark.heavy
 async def test_t2_a_result_names_what_was_ended_with_it(service: Service, tmp_path: Path) -> None:
     """What a command leaves behind gets TERM, may save its work, and is named in the result, attempt by attempt."""
     saves = f"trap 'echo saved > {tmp_path}/saved; exit' TERM; while :; do sleep 0.02; done"
@@ -62,6 +64,7 @@ async def test_t2_a_result_names_what_was_ended_with_it(service: Service, tmp_pa
     assert result["leftovers_count"] == len(result["leftovers"])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 async def test_p3_ending_a_job_leaves_no_children(service: Service, how: str) -> None:
     """Cancel and timeout end the whole tree, not only the shell."""
@@ -78,6 +81,7 @@ async def test_p3_ending_a_job_leaves_no_children(service: Service, how: str) ->
     assert not marked(f"sleep\0{mark}")
 
 
+@pytest.mark.heavy
 async def test_p4_setsid_double_fork_and_nohup_do_not_escape(service: Service) -> None:
     """A child in any session, under any parent, is gone when the job is done; an outsider is not touched."""
     mark = f"8{os.getpid()}.1"
@@ -124,6 +128,7 @@ async def test_p6_what_ignores_term_is_killed_after_the_grace(service: Service) 
     assert result["stdout"] == "deaf\n"
 
 
+@pytest.mark.heavy
 async def test_p6_the_grace_is_for_the_tree_not_only_for_the_shell(service: Service, tmp_path: Path) -> None:
     """A child that cleans up at SIGTERM has its time, although the shell above it is dead at once."""
     clean = tmp_path / "clean"
@@ -219,6 +224,7 @@ async def test_p12_standard_input_is_empty(service: Service) -> None:
     assert (result["stdout"], result["exit_code"]) == ("1\n", 0)
 
 
+@pytest.mark.heavy
 async def test_standard_input_is_the_text_that_was_given(service: Service) -> None:
     """stdin arrives to the byte, in any script, also when it is longer than a pipe."""
     text = "Съешь ещё этих мягких 🥖\0\n" * 10_000
@@ -227,6 +233,7 @@ async def test_standard_input_is_the_text_that_was_given(service: Service) -> No
     assert await service.raw(job) == text.encode()
 
 
+@pytest.mark.heavy
 async def test_p13_nothing_leaks_into_the_job(service: Service) -> None:
     """No ignored or blocked signal, no descriptor beyond 2, only the promised variables, a session of its own."""
     script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; ps -o sid=,pgid=,pid= -p $$; env"
@@ -287,6 +294,7 @@ async def test_merged_stderr_is_one_stream_in_order(service: Service) -> None:
     assert result["stderr"] == ""
 
 
+@pytest.mark.heavy
 async def test_a_cancelled_queued_job_never_starts(service: Service, tmp_path: Path) -> None:
     """A job cancelled while it waits is done at once and leaves no trace of a start."""
     await service.stop()
@@ -337,6 +345,7 @@ async def test_a_stopped_command_is_ended_by_a_cancel(service: Service) -> None:
     assert (result["ending"], result["signal"], result["stdout"]) == ("cancelled", "SIGTERM", "")
 
 
+@pytest.mark.heavy
 async def test_a_stuck_keeper_is_killed_and_its_job_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper that does nothing after timeout, grace and a margin is killed with its tree: the job is `lost`."""
     monkeypatch.setattr("shellrunner.supervisor.job_runner._STUCK_TIMEOUT", 0.3)

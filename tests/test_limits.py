@@ -46,6 +46,7 @@ def test_all_limits_at_once(keeping: tuple[Talk, SlotReader]) -> None:
     assert end["exit_code"] == 0
 
 
+@pytest.mark.heavy
 def test_a_memory_hog_fails(keeping: tuple[Talk, SlotReader]) -> None:
     """An allocation beyond the address space fails; the ending is the command's own, not an invented signal."""
     hog = "x = bytearray(400 << 20)"

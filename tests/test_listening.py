@@ -139,6 +139,7 @@ def test_a_socket_file_is_at_no_moment_more_open_than_its_mode(
     assert before == [mode & ~umask]
 
 
+@pytest.mark.heavy
 async def test_a_socket_file_goes_with_the_service_or_with_the_next_one(make: Any, tmp_path: Path) -> None:
     """Stopped, it is removed; killed, it is left, and does not hinder the next start."""
     service = await make(SERVER__LISTEN=f"unix:{tmp_path}/front", SERVER__SOCKET_MODE="0660").start()
@@ -205,6 +206,7 @@ async def test_one_address_that_is_taken_ends_the_start_and_leaves_nothing(make:
     assert not os.path.lexists(tmp_path / "front")
 
 
+@pytest.mark.heavy
 async def test_the_command_lines_addresses_override_all_others(make: Any, tmp_path: Path) -> None:
     """--listen, repeated, goes before the configuration's `listen`, and so does --port."""
     service = make(SERVER__LISTEN=f"unix:{tmp_path}/configured")
@@ -532,6 +534,7 @@ def trusting(*chains: Any, version: Any = None) -> Any:
     return context
 
 
+@pytest.mark.heavy
 async def test_over_tls_it_speaks_1_3_and_nothing_older(make: Any, tmp_path: Path, certificates: Any) -> None:
     """A client with TLS 1.3 is served, one with 1.2 or without TLS is not; a Unix socket has no TLS.
 

@@ -98,6 +98,7 @@ def test_a_faulty_call_is_logged_and_does_no_harm() -> None:
     assert second["event"] == "on"
 
 
+@pytest.mark.heavy
 def test_the_level_is_for_our_packages_and_others_never_log_their_secrets() -> None:
     """At debug, our packages log; aiosqlite, which would log each statement's values, does not below warning."""
     code = """

@@ -126,6 +126,7 @@ async def test_no_number_has_a_gauge_beside_it(tmp_path: Path) -> None:
             assert b"_created" not in body
 
 
+@pytest.mark.heavy
 async def test_ends_are_counted_by_ending(tmp_path: Path) -> None:
     """Each job counts once, under its own ending and queue, whether it ran, was cancelled before, or was skipped."""
     async with InProcess(tmp_path, queues={"one": {"max_running": 1}}, jobs={"kill_grace": 0.1}) as service:
@@ -149,6 +150,7 @@ async def test_ends_are_counted_by_ending(tmp_path: Path) -> None:
         assert now("job_run_seconds_count", queue="default") >= 5  # attempts, not jobs
 
 
+@pytest.mark.heavy
 async def test_jobs_are_counted_by_state_and_queue(tmp_path: Path) -> None:
     """Running, queued and waiting jobs are counted by state and queue, with the oldest's age and busy keepers."""
     async with InProcess(tmp_path, supervisor={"max_running": 1}) as service:
@@ -179,6 +181,7 @@ async def until_older(service: Service) -> None:
     await until(it_is)
 
 
+@pytest.mark.heavy
 async def test_a_wait_begins_when_the_job_could_start(tmp_path: Path) -> None:
     """Time that the job itself asked for (`start_at`, `after`, a retry's delay) is not counted."""
     async with InProcess(tmp_path) as service:
@@ -382,6 +385,7 @@ async def test_no_text_of_a_job_is_in_a_metric(measured: Any) -> None:
     assert set(after.samples) == set(before.samples)
 
 
+@pytest.mark.heavy
 async def test_scrapes_at_the_same_time_do_not_mix(measured: Any) -> None:
     """Twenty at once, in both formats, are each complete."""
     whole = set((await scrape(measured)).samples)

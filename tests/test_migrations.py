@@ -91,6 +91,7 @@ async def test_a_history_of_the_first_schema_is_all_there(state: Path) -> None:
         assert (await store.add(JobSpec(command="true"))).id == 9, "the numbers of deleted jobs are not given again"
 
 
+@pytest.mark.heavy
 async def test_a_service_continues_the_first(state: Path) -> None:
     """The job that ran then is lost, with the evidence and what its old slot still has; the queued one runs."""
     service = Service(state, STORE__RETENTION_DAYS=0)  # its jobs ended in 1970
@@ -123,6 +124,7 @@ async def test_a_history_of_the_second_schema_is_all_there(second: Path) -> None
         assert [queue.name for queue in (await store.queues()).queues if queue.paused] == ["backups"]
 
 
+@pytest.mark.heavy
 async def test_a_service_continues_the_second(second: Path) -> None:
     """Once its queue is resumed the queued job runs, and the one that waited for it is skipped, as it failed."""
     service = Service(second, STORE__RETENTION_DAYS=0)
@@ -250,6 +252,7 @@ async def test_a_history_of_the_fourth_schema_is_all_there(fourth: Path) -> None
         assert (await store.add(JobSpec(command="true"))).id == 11
 
 
+@pytest.mark.heavy
 async def test_a_service_continues_the_fourth(fourth: Path) -> None:
     """What ran then is lost, with what its slot still has; what waited runs."""
     service = Service(fourth, STORE__RETENTION_DAYS=0)
@@ -297,6 +300,7 @@ async def test_a_history_of_the_fifth_schema_is_all_there(fifth: Path) -> None:
         assert (await store.add(JobSpec(command="true"))).id == 14
 
 
+@pytest.mark.heavy
 async def test_a_service_continues_the_fifth(fifth: Path) -> None:
     """What ran then is lost, with what its slot still has; what waited runs, with its secrets.
 

@@ -9,6 +9,7 @@ from shellrunner import model
 from shellrunner.model.names import MAX_NAME_LENGTH, is_name
 
 
+@pytest.mark.heavy
 def test_the_model_is_imported_without_pydantic_until_a_specification_is_needed() -> None:
     """Importing the model, as every call of the CLI does, loads no pydantic; naming `JobSpec` does."""
     script = (

@@ -25,6 +25,7 @@ async def test_o1_a_hundred_megabytes_without_a_newline(service: Service) -> Non
     assert (status, headers["Content-Range"], tail) == (206, "bytes 99999990-99999999/100000000", b"x" * 10)
 
 
+@pytest.mark.heavy
 async def test_o3_the_limit_acts_while_it_runs(service: Service) -> None:
     """A command that writes without end is ended at its limit; the disk holds little more than that."""
     limit = 2_000_000
@@ -46,6 +47,7 @@ async def test_a_limit_above_the_configured_one_is_refused(service: Service) -> 
     assert body["errors"][0]["pointer"] == "#/limits/output_bytes"
 
 
+@pytest.mark.heavy
 async def test_o5_cyrillic_in_and_out_under_lang_c(service: Service, tmp_path: Path) -> None:
     """Under LANG=C, commands, paths, variables, input and output in any script stay what they are."""
     folder = tmp_path / "каталог 目录"
@@ -87,6 +89,7 @@ async def test_o8_carriage_returns_and_empty_lines_survive_the_stream(service: S
     assert output_text(events) == "10%\r20%\r\n\n\r\n\nend"
 
 
+@pytest.mark.heavy
 async def test_o9_the_order_of_both_streams_is_kept(service: Service, tmp_path: Path) -> None:
     """Writes that alternate, each after the one before it was stored, come in that order, also after the end."""
     wait = f"while [ ! -e {tmp_path}/%s$i ]; do sleep 0.01; done"
@@ -154,6 +157,7 @@ async def test_e3_the_end_is_sent_and_then_204(service: Service) -> None:
     assert (status, body) == (204, b"")
 
 
+@pytest.mark.heavy
 async def test_e10_output_forges_no_events(service: Service) -> None:
     """Output that looks like an event is sent as text."""
     forged = "\n\nevent: done\ndata: {}\nid: end\n\n"
@@ -163,6 +167,7 @@ async def test_e10_output_forges_no_events(service: Service) -> None:
     assert output_text(events) == forged
 
 
+@pytest.mark.heavy
 async def test_many_followers_of_one_job_all_have_everything(service: Service, tmp_path: Path) -> None:
     """Followers that came at different times have the same whole output."""
     job = await service.submit(

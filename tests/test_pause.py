@@ -56,6 +56,7 @@ def end(keeper: Talk, job: int = 1) -> None:
         pass
 
 
+@pytest.mark.heavy
 async def test_a_tree_that_forks_all_the_time_is_stopped_and_goes_on(keeping: tuple[Talk, SlotReader]) -> None:
     """Every process of every session is stopped, also those that are forked meanwhile; nothing new appears."""
     keeper, _ = keeping
@@ -259,6 +260,7 @@ async def test_a_job_is_paused_and_resumed(tmp_path: Path) -> None:
             assert (code, answer["type"]) == (409, "/problems/not-running")
 
 
+@pytest.mark.heavy
 async def test_after_a_restart_a_job_is_as_paused_as_it_is(service: Service) -> None:
     """A server that was killed and started again says of each job whether it is paused, and resumes it."""
     paused, running = [await service.submit("read x; exit 5", stdin={"stream": True}) for _ in range(2)]

@@ -166,6 +166,7 @@ async def test_a_signal_at_its_end_does_not_lose_the_exit_code() -> None:
     assert codes == [7] * 30
 
 
+@pytest.mark.heavy
 async def test_two_forked_processes_share_no_random_numbers() -> None:
     """Each seeds its own, as a fresh process does."""
     code = "import random, secrets, tempfile, uuid; print(random.random(), uuid.uuid4(), secrets.token_hex())"

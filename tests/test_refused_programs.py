@@ -48,6 +48,7 @@ async def test_a_program_that_cannot_be_executed_says_why(
         path.unlink()
 
 
+@pytest.mark.heavy
 async def test_what_is_no_regular_file_says_so(service: Service, tmp_path: Path) -> None:
     """A directory, a pipe without a writer, and a program that is open for writing; the keeper goes on."""
     os.mkfifo(tmp_path / "pipe", 0o755)

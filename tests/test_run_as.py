@@ -326,6 +326,7 @@ async def test_a_job_runs_as_the_user_of_its_submitter(down: Service) -> None:
     assert (await down.result(own))["stdout"] == "0\n"
 
 
+@pytest.mark.heavy
 async def test_a_killed_service_continues_with_it(down: Service, open_path: Path) -> None:
     """A job of another user goes on while the server is dead, and ends with its own code and every byte."""
     flag = open_path / "flag"
@@ -371,6 +372,7 @@ def processes_of(uid: int, mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.heavy
 async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
     """A job whose user is gone never starts, and its detail names the user; the next job is not affected."""
     gone, too = await submitted(down, *[JobSpec(command="id -u")] * 2, by=Submitter("t", "x-y"))
@@ -382,6 +384,7 @@ async def test_a_user_that_no_longer_exists_is_reported(down: Service) -> None:
     assert (await down.result(own))["stdout"] == "0\n", "root is the service's own user"
 
 
+@pytest.mark.heavy
 async def test_another_attempt_runs_as_the_same_user(down: Service) -> None:
     """A retry runs as the same user as the first attempt."""
     spec = JobSpec(command="id -un; exit 1", retries=Retries(max=1))

@@ -145,6 +145,7 @@ def test_keys_typed_into_its_own_terminal_reach_nobody_else(keeping: tuple[Talk,
     assert keep(*keeping, 2, "cat", sandbox=SANDBOX)[1] == b""
 
 
+@pytest.mark.heavy
 async def test_a_confined_command_is_paused_and_resumed(keeping: tuple[Talk, SlotReader]) -> None:
     """All of it is stopped and goes on, but for what the sandbox itself consists of."""
     keeper, slot = keeping

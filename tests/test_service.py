@@ -55,6 +55,7 @@ def notes(tmp_path: Path) -> Iterator[Any]:
     listening.close()
 
 
+@pytest.mark.heavy
 async def test_systemd_is_notified_of_start_life_and_stop(tmp_path: Path, notes: Any) -> None:
     """READY=1 when it listens, WATCHDOG=1 again and again after a write, STOPPING=1 at SIGTERM; no job can do it."""
     service = Service(tmp_path / "state")
@@ -69,6 +70,7 @@ async def test_systemd_is_notified_of_start_life_and_stop(tmp_path: Path, notes:
     await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_systemd_is_asked_for_time_while_a_stop_waits(tmp_path: Path, notes: Any) -> None:
     """With on_stop=drain the stop may take longer than TimeoutStopSec: more time is asked for."""
     service = Service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")
@@ -100,6 +102,7 @@ async def test_a_history_that_cannot_be_written_is_not_ready_and_keeps_the_watch
         notifier.close()
 
 
+@pytest.mark.heavy
 async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +126,7 @@ async def test_a_crash_of_the_supervisor_ends_the_process_loudly(
     await after.clear_away()
 
 
+@pytest.mark.heavy
 async def test_a_crash_in_a_callback_of_the_supervisor_ends_the_process_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +164,7 @@ async def _bug(*_: object) -> None:
     raise RuntimeError("a bug")
 
 
+@pytest.mark.heavy
 async def test_everything_it_keeps_is_for_its_user_only(service: Service) -> None:
     """The state directory is 0700, every file in it 0600 (sockets aside), whatever the umask."""
     await service.run("head -c 100000 /dev/zero; for i in $(seq 400); do echo x; echo y >&2; done")
@@ -171,6 +176,7 @@ async def test_everything_it_keeps_is_for_its_user_only(service: Service) -> Non
     assert stat.S_IMODE(service.state_dir.stat().st_mode) == 0o700
 
 
+@pytest.mark.heavy
 async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
     """At level debug, neither a variable's value nor standard input is in any line; the job's id is."""
     service = new_service(tmp_path / "state", LOG__LEVEL="debug")
@@ -183,6 +189,7 @@ async def test_no_secret_is_in_the_log(tmp_path: Path) -> None:
     await service.clear_away()
 
 
+@pytest.mark.heavy
 async def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
     """With on_stop=drain a second SIGTERM stops at once; running jobs continue until the next start."""
     service = new_service(tmp_path / "state", SUPERVISOR__ON_STOP="drain")

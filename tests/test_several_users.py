@@ -63,6 +63,7 @@ async def shared(down: Service, tmp_path: Path) -> Ask:
 CAT_JOB = {"command": "cat; id -un", "stdin": {"stream": True}}
 
 
+@pytest.mark.heavy
 async def test_each_runs_as_its_own_user(shared: Ask) -> None:
     """A job shows its submitter and the user it runs as, and input reaches each one's own command."""
     for who, user, run_as in (("ci", b"nobody", "nobody"), ("ops", b"root", None)):
@@ -74,6 +75,7 @@ async def test_each_runs_as_its_own_user(shared: Ask) -> None:
         assert (await shared("ops", "GET", output))[2] == b"input " + user + b"\n"
 
 
+@pytest.mark.heavy
 async def test_what_is_not_on_the_list_is_refused_with_its_place(shared: Ask) -> None:
     """Another command, more words, a variable, a directory or a terminal: 403, and no job is created."""
     for body, pointer in (
@@ -89,6 +91,7 @@ async def test_what_is_not_on_the_list_is_refused_with_its_place(shared: Ask) ->
     assert (await shared("ops", "GET", "/api/jobs"))[2]["jobs"] == []
 
 
+@pytest.mark.heavy
 async def test_a_result_is_for_those_who_may_read_it(shared: Ask) -> None:
     """A token that may only run sees no output, neither with `Prefer: wait` nor in a replay; others do."""
     for who, status, shown in (("cd", 202, None), ("cd", 202, None), ("ci", 200, "nobody\n")):
@@ -118,6 +121,7 @@ async def ended(shared: Ask, job: Any) -> None:
     assert (await shared("ops", "GET", f"/api/statuses/{job}/output?follow=true"))[0] == 200
 
 
+@pytest.mark.heavy
 async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
     """A restricted token cannot cancel, signal, feed or delete another token's job, not even of the same user.
 
@@ -138,6 +142,7 @@ async def test_others_jobs_are_out_of_reach(shared: Ask) -> None:
         assert (await shared("ops", "POST", f"/api/jobs/{job}/cancel"))[0] == 202, "who is not bound reaches all"
 
 
+@pytest.mark.heavy
 async def test_a_user_that_there_is_not_is_refused_at_the_start(tmp_path: Path) -> None:
     """A token whose user does not exist keeps the service from starting; the message names it and the reason."""
     config = tmp_path / "config.toml"

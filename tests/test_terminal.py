@@ -147,6 +147,7 @@ def test_a_terminal_that_is_hung_up_between_two_looks_is_no_error() -> None:
     terminal.close()
 
 
+@pytest.mark.heavy
 async def test_more_than_a_terminal_holds_is_typed_as_it_is_read(keeping: tuple[Talk, SlotReader]) -> None:
     """A million bytes of lines wait for a slow reader and arrive unchanged, and the keeper stays responsive."""
     keeper, _ = keeping
@@ -225,12 +226,14 @@ async def test_the_size_is_the_one_asked_for(service: Service) -> None:
     assert result["stdout"] == "50 132\r\n"
 
 
+@pytest.mark.heavy
 async def test_a_job_can_set_its_own_term(service: Service) -> None:
     """A job's environment overrides the TERM that a terminal sets; without a terminal TERM is not set."""
     assert (await service.run("echo $TERM", tty=True, env={"TERM": "vt100"}))["stdout"] == "vt100\r\n"
     assert (await service.run("echo ${TERM-none}"))["stdout"] in ("none\n", "dumb\n")
 
 
+@pytest.mark.heavy
 async def test_a_terminal_goes_on_through_a_restart(service: Service) -> None:
     """A server that is killed and started again finds the terminal and its input as they were."""
     job = await service.submit("read a; echo got $a; read b; echo got $b; exit 7", tty=True, stdin={"stream": True})
@@ -246,6 +249,7 @@ PAGERS = "PAGER GIT_PAGER GH_PAGER AWS_PAGER MANPAGER SYSTEMD_PAGER"
 SHOW_PAGERS = f"for name in {PAGERS}; do eval echo \\${{$name-unset}}; done | xargs"
 
 
+@pytest.mark.heavy
 async def test_t4_no_pager_waits_for_a_key_that_nobody_can_press(service: Service, tmp_path: Path) -> None:
     """PAGER and its kin are cat: `git log` ends, although the repository's configuration has a pager that waits."""
     assert (await service.run(SHOW_PAGERS, tty=True))["stdout"].split() == ["cat"] * 6

@@ -160,6 +160,7 @@ async def test_a_size_is_set_and_shown(tmp_path: Path) -> None:
         await service.result(plain)
 
 
+@pytest.mark.heavy
 async def test_the_present_size_is_known_after_a_restart(service: Service) -> None:
     """A server that was killed and started again shows the size that the terminal has, not the one of the start."""
     job = await service.submit(SHOW_SIZES, tty=True)

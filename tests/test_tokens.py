@@ -274,6 +274,7 @@ async def test_a_token_does_what_its_scopes_say(guarded: Any) -> None:
     assert len((await guarded.ask("GET", "/api/jobs", headers=guarded.shown("read")))[2]["jobs"]) == 1
 
 
+@pytest.mark.heavy
 async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarded: Any) -> None:
     """429 with Retry-After from the eleventh on; the right token is served in between and afterwards."""
     guarded.write(("ci",))
@@ -289,6 +290,7 @@ async def test_too_many_wrong_tokens_must_wait_and_a_right_one_never_does(guarde
         assert 1 <= int(seconds) <= 6
 
 
+@pytest.mark.heavy
 async def test_a_reload_admits_the_tokens_that_the_files_name_now(guarded: Any) -> None:
     """An added token is valid, a removed one is not and its stream ends, and the log names both, without a hash."""
     guarded.write(("ci",), ("old",))
@@ -331,6 +333,7 @@ async def test_a_reload_applies_the_shares_of_tokens(guarded: Any) -> None:
         assert await guarded.asked("ci", verb, "/api/jobs", **(later if verb == "POST" else {})) == status
 
 
+@pytest.mark.heavy
 async def test_a_reload_of_an_invalid_file_changes_nothing_and_logs_why(guarded: Any) -> None:
     """The old configuration stays, the log has the place of the mistake, and the next valid one is applied."""
     guarded.write(("ci",))
@@ -392,6 +395,7 @@ async def test_a_reload_logs_what_needs_a_restart(guarded: Any) -> None:
     assert await guarded.asked("ci", "POST", "/api/session") == 403
 
 
+@pytest.mark.heavy
 async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded: Any, tmp_path: Path) -> None:
     """At SIGHUP a new certificate is used; with an invalid one, the tokens stay unchanged, too."""
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
@@ -419,6 +423,7 @@ async def test_the_certificate_is_reloaded_with_the_tokens_or_neither_is(guarded
     assert [await guarded.asked(name, ssl=False) for name in ("ci", "new")] == [200, 401]
 
 
+@pytest.mark.heavy
 async def test_the_last_token_that_goes_leaves_nobody_until_a_restart(guarded: Any) -> None:
     """A reload never admits clients that were rejected; a restart without tokens serves the service's own user."""
     guarded.write(("ci",))
@@ -457,6 +462,7 @@ async def test_a_session_survives_kill_9_and_ends_with_its_token(guarded: Any) -
     assert await guarded.asked("ci") == 200
 
 
+@pytest.mark.heavy
 async def test_a_token_is_nowhere_but_with_its_owner(guarded: Any) -> None:
     """Not in the log at any level, not in a job's environment, not in the state directory, nor in `ps`."""
     guarded.write(("ci",))
@@ -476,6 +482,7 @@ async def test_a_token_is_nowhere_but_with_its_owner(guarded: Any) -> None:
     assert any("who" in entry and entry["who"] == "token:ci" for entry in guarded.log)
 
 
+@pytest.mark.heavy
 @as_root
 async def test_with_tokens_the_uid_lets_in_on_the_unix_socket_only(guarded: Any, tmp_path: Path) -> None:
     """On the Unix socket the service's own user needs no token, and other users do."""

@@ -74,6 +74,7 @@ def worker(tmp_path: Path) -> dict[str, Any]:
 # Output that arrives after the command's own end --------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_t1_a_process_substitution_loses_nothing(keeping: Keeping, tmp_path: Path) -> None:
     """40 times of 40 both lines are there, in the output and in tee's file, and nothing counts as left behind."""
     log = tmp_path / "log"

@@ -141,6 +141,7 @@ def test_an_event_has_a_limited_size() -> None:
     assert [event_id for _, event_id, _ in events] == ["65536.1.0", "131072.1.0", "131074"]
 
 
+@pytest.mark.heavy
 def test_text_is_quoted_as_the_standard_library_does_it() -> None:
     """Every code point is quoted as `json` quotes it, whatever stands beside it; a lone surrogate becomes `?`."""
     surrogates = range(0xD800, 0xE000)

@@ -126,6 +126,7 @@ def test_what_only_says_when_and_how_long_changes_nothing(rule: Rule, spec: dict
     assert rejected_at(identity_with(rule), **spec) == rejected_at(identity_with(rule), **spec, **harmless)
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
 @example("ls -l ")
@@ -139,6 +140,7 @@ def test_no_other_line_is_the_line(line: str) -> None:
     assert (rejected_at(identity_with(Rule(command="ls -l")), command=line) == "") == (line == "ls -l")
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_characters="\0=", exclude_categories=["Cs"]), min_size=1, max_size=150))
 @example("LD_PRELOAD")
@@ -220,6 +222,7 @@ def test_a_rule_without_a_command_or_with_two_is_invalid(rule: dict[str, Any]) -
 # Ownership of jobs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from([None, "nobody", "root"]),

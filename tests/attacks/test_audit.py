@@ -306,6 +306,7 @@ async def test_what_cannot_be_logged_is_not_done(muted: Target) -> None:
     muted.canary.unlink()
 
 
+@pytest.mark.heavy
 async def test_a_log_whose_reader_has_gone(muted: Target) -> None:
     """When the log's reader has closed it, nothing is started any more, and the service goes on."""
     pipe_transport(muted.service.process, 2).close()

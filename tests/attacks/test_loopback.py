@@ -68,6 +68,7 @@ def test_a1_an_address_that_another_user_has_is_not_started_on(host: str, option
         assert len(tcp(listeners)) == 2
 
 
+@pytest.mark.heavy
 @as_root
 @needs_ipv6
 def test_a1_nobody_joins_an_address_that_is_served() -> None:

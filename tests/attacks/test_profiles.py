@@ -72,6 +72,7 @@ async def run(service: Service, script: str, **more: Any) -> tuple[Any, str]:
     return result, result["stdout"]
 
 
+@pytest.mark.heavy
 async def test_a7_files_are_out_of_reach(service: Service) -> None:
     """Nothing outside can be written or, where hidden, read; moving directories away does not show what is hidden."""
     script = """

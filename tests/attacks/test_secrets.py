@@ -119,6 +119,7 @@ def _specs() -> Iterator[dict[str, Any]]:
     yield {"env": ENV, "stdin": CANARY}
 
 
+@pytest.mark.heavy
 async def test_a3_a_refusal_repeats_no_secret(service: Service) -> None:
     """A3: neither the answer to an invalid job nor the log has its values; no key is left of it."""
     for spec, suffix in itertools.product(_specs(), (b"", b"}")):
@@ -131,6 +132,7 @@ async def test_a3_a_refusal_repeats_no_secret(service: Service) -> None:
     assert service.job_keys() == []
 
 
+@pytest.mark.heavy
 async def test_a3_an_idempotency_key_keeps_no_hash_of_a_short_secret(service: Service) -> None:
     """A3: who has a backup cannot try values; no SHA-256 of the body is there."""
     spec = {"command": "true", "stdin": "1234"}

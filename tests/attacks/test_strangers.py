@@ -99,6 +99,7 @@ async def test_a4_strangers_cannot_lock_others_out(besieged: Target, open_place:
     assert now['connections_cut_total{reason="one-too-many"}'] == 0
 
 
+@pytest.mark.heavy
 async def test_a4_the_log_says_who_holds_the_connections(besieged: Target, open_place: Path) -> None:
     """A4: a line a minute has the number that was dropped, and the users that most of them belonged to."""
     async with hoarding(STRANGER, f"{open_place}/front", 60):

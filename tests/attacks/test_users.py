@@ -151,12 +151,14 @@ async def hand_on(target: Target, family: int, maker: tuple[int, bytes], heir: t
     return await user_client.hand_on(family, where, (maker[0], first), (heir[0], second))
 
 
+@pytest.mark.heavy
 async def test_a_socket_file_is_for_its_user(tmp_path: Path, open_place: Path) -> None:
     """By default another user cannot connect to the Unix socket."""
     async with serving(tmp_path, SERVER__LISTEN=f'["localhost:0", "unix:{open_place}/own"]'):
         assert "PermissionError" in await user_client.send(OTHER_UID, socket.AF_UNIX, f"{open_place}/own", SUBMISSION)
 
 
+@pytest.mark.heavy
 async def test_users_where_there_are_tokens(tmp_path: Path, open_place: Path) -> None:
     """With tokens the uid authenticates the service's own user on the Unix socket only; a token works for all."""
     front, host = f"{open_place}/tokens", b"localhost"

@@ -94,6 +94,7 @@ async def test_again_is_the_same_job_with_what_is_given(shared: Service, typist:
     assert (await shared.result(int(clean.out)))["stdout"] == "plain\n"
 
 
+@pytest.mark.heavy
 async def test_again_takes_all_that_failed(shared: Service, typist: Typist) -> None:
     """--failed is about exits with another code, signals and timeouts, and not about what was cancelled."""
     labels = {"test": "failed"}

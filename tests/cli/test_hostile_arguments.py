@@ -69,6 +69,7 @@ def test_no_value_of_an_option_ends_in_a_traceback(
             assert value.isascii() or "/nowhere" not in errors, (option, value)
 
 
+@pytest.mark.heavy
 @in_the_loop
 async def test_bytes_that_are_no_utf8_reach_files_and_input(shared: Service, typist: Typist) -> None:
     """Names of files and what `send` writes may be any bytes."""
@@ -115,6 +116,7 @@ async def test_a_bad_line_of_a_batch_is_named_and_nothing_is_submitted(shared: S
     assert (await shared.get("/api/jobs?label=test:bad-line"))[2]["jobs"] == []
 
 
+@pytest.mark.heavy
 @in_the_loop
 async def test_lines_of_a_batch_end_in_a_line_feed(shared: Service, typist: Typist) -> None:
     """A byte order mark is no part of the first one, CRLF ends one, and other breaks are part of a command."""
@@ -178,6 +180,7 @@ async def test_an_editor_that_fails_changes_nothing(shared: Service, typist: Typ
     await cancelled(shared, number)
 
 
+@pytest.mark.heavy
 @in_the_loop
 async def test_what_was_typed_wrongly_is_edited_again(shared: Service, typist: Typist) -> None:
     """At a terminal the editor is opened once more with the text and what is wrong with it, until that is left so."""

@@ -46,6 +46,7 @@ async def test_clean_sends_neither(shared: Service, typist: Typist) -> None:
     assert (job["cwd"], job["env"]) == (None, ["A"])
 
 
+@pytest.mark.heavy
 async def test_another_machine_gets_neither_and_a_terminal_says_so(shared: Service, typist: Typist) -> None:
     """A service behind a forwarded port has another digest: nothing is sent along, and a terminal says so."""
     async with TcpProxy(shared.url) as proxy:

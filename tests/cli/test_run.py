@@ -139,6 +139,7 @@ async def test_json_is_the_result(typist: Typist) -> None:
     assert (done.code, done.err) == (3, "")
 
 
+@pytest.mark.heavy
 async def test_quiet_reports_nothing_that_the_code_shows(typist: Typist) -> None:
     """-q suppresses the message for 128+N, but not for 126."""
     assert (await typist.run("run", "-q", "kill -9 $$")).err == ""
@@ -210,6 +211,7 @@ async def test_a_reader_that_has_gone_cancels_the_job(shared: Service, typist: T
     assert (await shared.result(number))["ending"] == "cancelled"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_run_that_is_terminated_says_the_number_of_its_job(
     shared: Service, typist: Typist, number: signal.Signals

@@ -181,6 +181,7 @@ async def test_a_table_fits_any_width(shared: Service, typist: Typist, columns: 
         assert max(map(len, lines)) <= (columns or 80)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("size", "variables", "forbidden"),
     [((24, 80), {}, rb"$^"), ((12, 50), {"TERM": "dumb"}, rb"\x1b"), ((20, 200), {"NO_COLOR": "1"}, rb"\x1b\[3\dm")],
@@ -203,6 +204,7 @@ async def test_verbs_fit_each_terminal(
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
 
 
+@pytest.mark.heavy
 async def test_live_tables_fit_a_small_terminal(typist: Typist) -> None:
     """`top` and `ps --watch` draw no line that is wider than the terminal, and fewer lines than it has."""
     for verb in (("top", "--interval", "0.2"), ("ps", "--watch")):
@@ -234,6 +236,7 @@ async def test_a_signal_leaves_the_screen_as_it_was(typist: Typist, verb: tuple[
         assert screen.shown.endswith(b"\x1b[?25h\x1b[?1049l")
 
 
+@pytest.mark.heavy
 async def test_watch_shows_changes_and_leaves_the_screen_as_it_was(typist: Typist) -> None:
     """A job appears when it starts and disappears when it is done; Ctrl-C exits with 0 and restores the screen."""
     async with typist.at_terminal("ps", "--watch") as screen:
@@ -276,6 +279,7 @@ async def test_watch_shows_what_runs_and_counts_the_rest(shared: Service, typist
     await shared.result(runs)
 
 
+@pytest.mark.heavy
 async def test_a_pipe_that_closes_ends_it_quietly(shared: Service, typist: Typist) -> None:
     """`logs | head -1` prints one line and no error, and exits with the code of SIGPIPE."""
     number = (await shared.run("seq 300000"))["job_id"]
@@ -284,6 +288,7 @@ async def test_a_pipe_that_closes_ends_it_quietly(shared: Service, typist: Typis
         assert screen.shown == b"1\r\n141\r\n"
 
 
+@pytest.mark.heavy
 async def test_a_terminal_that_hangs_up_ends_it(shared: Service, typist: Typist) -> None:
     """When the terminal is closed the CLI exits, and the job continues."""
     typist.environment["PYTHONWARNINGS"] = "error"
@@ -295,6 +300,7 @@ async def test_a_terminal_that_hangs_up_ends_it(shared: Service, typist: Typist)
     await shared.ask("POST", f"/api/jobs/{number}/cancel")
 
 
+@pytest.mark.heavy
 async def test_prune_asks_and_takes_no_for_an_answer(shared: Service, typist: Typist) -> None:
     """The question has the number of jobs, and only `y` deletes them."""
     for _ in range(2):

@@ -18,6 +18,7 @@ from tests.support.waiting import WAIT_TIMEOUT, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.heavy
 async def test_a_range_names_the_jobs_that_exist(shared: Service, typist: Typist) -> None:
     """Of a range, jobs that do not exist are left out; an id that does not exist is an error beside it."""
     first, gone, last = await ended(shared, "exit 4", "true", "true")
@@ -67,6 +68,7 @@ async def test_verbs_take_filters(shared: Service, typist: Typist) -> None:
     assert [f"==> job {job}: echo begun; sleep 60 <==" in printed for job in jobs] == [True] * 3
 
 
+@pytest.mark.heavy
 async def test_wait_any_returns_with_the_first(shared: Service, typist: Typist) -> None:
     """`wait --any` prints the id of the job that is done first and exits with its code, now or when it ends."""
     go = typist.home / "go"
@@ -134,6 +136,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.heavy
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=20), JSON_VALUES)
 async def test_a_template_takes_any_value(text: str, value: Any) -> None:

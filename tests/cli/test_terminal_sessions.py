@@ -118,6 +118,7 @@ async def test_python_is_typed_into(typist: Typist) -> None:
         assert await screen.code() == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "hung up"])
 async def test_a_client_that_is_gone_is_replaced(shared: Service, typist: Typist, is_killed: bool) -> None:
     """After kill -9 of the client, or when its window is closed, the next one draws the screen and types."""

@@ -18,6 +18,7 @@ from tests.support.waiting import WAIT_TIMEOUT, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.heavy
 async def test_submit_prints_the_number_and_goes(shared: Service, typist: Typist) -> None:
     """`submit` prints only the id, before the job ends; --json prints the job."""
     done = await typist.run("submit", "--label", "a=b", "sleep 60")
@@ -129,6 +130,7 @@ async def has(shared: Service, number: Any, text: Any) -> Any:
     return (await shared.get(f"/api/statuses/{number}/output"))[2].endswith(text)
 
 
+@pytest.mark.heavy
 async def test_logs_passes_every_byte(typist: Typist) -> None:
     """A megabyte of random bytes is printed unchanged."""
     given = random.Random(1).randbytes(1_000_000)
@@ -172,6 +174,7 @@ async def runs_now(shared: Service, number: Any) -> bool:
     return bool((await shared.status(number))["state"] == "running")
 
 
+@pytest.mark.heavy
 async def test_ps_reports_when_there_are_more(shared: Service, typist: Typist) -> None:
     """-n N prints N jobs and reports on standard error that there are more; -n 0 prints all."""
     await ended(shared, "true", "true", "true", labels={"test": "more"})
@@ -188,6 +191,7 @@ def plain(shown: bytes) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
 
 
+@pytest.mark.heavy
 async def test_show_prints_everything_about_a_job(shared: Service, typist: Typist) -> None:
     """`show` prints command, state, label, names of variables and sizes; --json prints the three documents."""
     command = "printf привет; kill -9 $$"
@@ -266,6 +270,7 @@ async def _are(words: Callable[[], Awaitable[list[str]]], expected: list[str]) -
     return await words() == expected
 
 
+@pytest.mark.heavy
 async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Typist) -> None:
     """`cancel`, `rm` and `show` report an error of one job, continue with the next, and exit with 1."""
     runs, (done,) = await shared.submit("sleep 60"), await ended(shared, "true")
@@ -282,6 +287,7 @@ async def test_what_fails_for_one_job_costs_no_other(shared: Service, typist: Ty
     assert (await typist.run("logs", runs)).messages == "there is no job N\n"
 
 
+@pytest.mark.heavy
 async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared: Service, typist: Typist) -> None:
     """The job stays, and the message names `cancel`."""
     number = await shared.submit("sleep 60")
@@ -290,6 +296,7 @@ async def test_rm_of_a_job_that_runs_is_refused_with_what_to_do(shared: Service,
     assert (await typist.run("cancel", "-q", number)).err == ""
 
 
+@pytest.mark.heavy
 async def test_prune_without_a_terminal_needs_a_yes(shared: Service, typist: Typist) -> None:
     """Without --yes nothing is deleted; --yes deletes the jobs that match the filters, and no other."""
     await ended(shared, "true", "exit 1", labels={"prune": "0"})
@@ -461,6 +468,7 @@ async def test_c6_logs_says_what_is_missing(shared: Service, typist: Typist) -> 
     assert (await typist.run("logs", "--stderr", number)).code == 0
 
 
+@pytest.mark.heavy
 async def test_ps_is_in_the_order_of_starting(shared: Service, typist: Typist) -> None:
     """What runs is first, then what starts next, then what waits; with --all what is done, latest first."""
     labels = {"test": "order"}

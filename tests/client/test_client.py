@@ -355,6 +355,7 @@ async def test_what_can_be_asked_for_is_what_the_server_takes() -> None:
     assert {"command", "argv", *JobOptions.__annotations__} == set(JobSpec.model_fields)
 
 
+@pytest.mark.heavy
 @pytest.mark.real_exec  # coverage brings modules of its own
 async def test_importing_it_brings_none_of_the_server() -> None:
     """The client loads nothing of the server, and aiohttp only once a client over it is made."""

@@ -47,6 +47,7 @@ async def test_a_stream_that_is_cut_anywhere_is_whole(shared: Service, wire: Tcp
     assert ids == sorted(set(ids))
 
 
+@pytest.mark.heavy
 async def test_a_job_is_followed_from_any_event(shared: Service) -> None:
     """`follow` with `after` yields exactly what follows the event with that id."""
     number = (await shared.run(argv=["python3", "-c", WRITER]))["job_id"]

@@ -100,6 +100,7 @@ async def test_importing_the_client_imports_nothing_of_the_server(tmp_path: Path
     assert not loaded & {"asyncio", "aiohttp", "pydantic", "aiosqlite", "click"}
 
 
+@pytest.mark.heavy
 async def test_importing_a_type_imports_nothing_that_serves(tmp_path: Path) -> None:
     """The type of a document brings pydantic and the model, no package of the server."""
     loaded = _imported("from shellrunner.client import Job, Result", tmp_path)

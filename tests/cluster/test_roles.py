@@ -326,6 +326,7 @@ async def test_migrate_grants_roles(tmp_path: Path, database: Roles) -> None:
         roles.grant(database.admin, {"nobody-there": "api"})
 
 
+@pytest.mark.heavy
 def test_the_owner_of_the_database_grants_roles(database: Roles) -> None:
     """No superuser is needed: who owns the database makes the tables and grants the roles what they need."""
     server, owner, name = postgres.shared(), f"owner-{secrets.token_hex(4)}", f"owned_{secrets.token_hex(4)}"

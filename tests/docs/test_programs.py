@@ -74,6 +74,7 @@ async def execute(command: Sequence[str], path: Path, **environment: str) -> tup
     return process.returncode, output.decode(), errors.decode()
 
 
+@pytest.mark.heavy
 @each_language
 async def test_run_and_wait(language: str, service: Service, tmp_path: Path) -> None:
     """Output and exit code are the command's; the answers break off in head and body, and one job runs."""
@@ -87,6 +88,7 @@ async def test_run_and_wait(language: str, service: Service, tmp_path: Path) -> 
     assert [row["argv"] for row in found["jobs"]].count(command) == 1
 
 
+@pytest.mark.heavy
 @each_language
 async def test_a_job_is_asked_for_until_it_is_done(language: str, service: Service, tmp_path: Path) -> None:
     """The answer to the submission is not the result yet: the status is asked for, also where that breaks off."""

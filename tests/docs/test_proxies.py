@@ -119,6 +119,7 @@ def listens(port: int) -> bool:
     return False
 
 
+@pytest.mark.heavy
 async def test_a_proxy_passes_requests_and_streams(proxied: str) -> None:
     """A job is submitted, followed line by line while it runs, and its result is waited for."""
     async with aiohttp.ClientSession(headers=HEADERS) as session:
@@ -144,6 +145,7 @@ async def test_a_page_behind_a_proxy_may_ask(proxied: str) -> None:
                 assert response.status == status, await response.text()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("proxied", BARE, indirect=True)
 async def test_n2_plain_output_passes_a_proxy_with_its_defaults(proxied: str) -> None:
     """N2: each line that is followed comes before the next is written, although nothing is configured for it."""
@@ -164,6 +166,7 @@ async def test_n2_plain_output_passes_a_proxy_with_its_defaults(proxied: str) ->
             assert b"event: done" in await asyncio.wait_for(stream.read(), 20)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("proxied", BARE, indirect=True)
 async def test_uploads_and_events_pass_a_proxy_with_its_defaults(proxied: str) -> None:
     """The largest input passes whole, and each event comes before the next is caused; a larger input is 413."""
@@ -182,6 +185,7 @@ async def test_uploads_and_events_pass_a_proxy_with_its_defaults(proxied: str) -
             assert response.status == 413
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("proxied", BARE, indirect=True)
 async def test_n3_what_is_asked_for_is_less_than_a_proxy_waits(proxied: str) -> None:
     """N3: the longest wait that is applied is shorter than a minute, which proxies wait by default."""

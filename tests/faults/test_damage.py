@@ -395,6 +395,7 @@ async def check_output(service: Service, job: int, result: dict[str, Any]) -> No
     assert status == 503 or result["truncated"], f"{len(body)} bytes are served as complete"
 
 
+@pytest.mark.heavy
 async def test_a_second_server_is_refused_although_the_lock_was_removed(scene: Scene) -> None:
     """The lock file's removal or replacement does not let a second server use the directory of the first."""
     lock = scene.state / "lock"

@@ -83,6 +83,7 @@ async def test_s8_on_a_full_disk_only_what_frees_or_ends_is_written(small: Servi
     assert (disk / "state" / "ballast").stat().st_size == 4 << 20
 
 
+@pytest.mark.heavy
 async def test_s8_another_program_that_takes_the_space_leaves_it_not_ready(small: Service, disk: Path) -> None:
     """S8: while another program takes every free byte, /readyz is not 200; ends are recorded once there is space."""
     job = await small.submit(f"until [ -e {disk.parent}/go ]; do sleep 0.01; done; exit 7")
@@ -111,6 +112,7 @@ async def _never(answer: Any, unwanted: int) -> bool:
     return bool(await answer != unwanted)
 
 
+@pytest.mark.heavy
 async def test_s8_below_the_configured_space_no_job_is_accepted(disk: Path) -> None:
     """S8: with fewer bytes free than store.min_free_bytes a submission is 507, /readyz says it, a delete works."""
     service = await Service(disk / "state").start(STORE__MIN_FREE_BYTES=12 << 20)

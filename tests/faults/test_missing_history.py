@@ -99,6 +99,7 @@ async def test_c4_a_history_that_is_taken_away_accepts_nothing(how: str, service
     assert any("not ready" in line["event"] and "history.db" in line["event"] for line in service.log)
 
 
+@pytest.mark.heavy
 async def test_c4_it_is_noticed_without_a_submission(service: Service) -> None:
     """C4: /readyz looks for itself, at most a second later."""
     assert (await service.get("/readyz"))[0] == 200
@@ -121,6 +122,7 @@ async def test_c4_what_is_put_back_is_used_again(service: Service, what: str) ->
     assert (await service.get("/readyz"))[0] == 200
 
 
+@pytest.mark.heavy
 async def test_c4_an_end_waits_for_the_history(service: Service, tmp_path: Path) -> None:
     """C4: what ends while the history is away is recorded when it is back, with its true code."""
     job = await service.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 7")
@@ -250,6 +252,7 @@ async def test_c7_keepers_that_cannot_be_started_are_not_ready(down: Service) ->
     assert (await service.run("echo on"))["stdout"] == "on\n"
 
 
+@pytest.mark.heavy
 async def test_a_keeper_that_cannot_write_its_slot_fails_one_job(down: Service) -> None:
     """It takes no other, or every queued job would fail at it within a second; a new keeper runs the next one."""
     service = await down.start(SUPERVISOR__MAX_RUNNING=1)

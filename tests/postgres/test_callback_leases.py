@@ -1,5 +1,7 @@
 """Which node sends a result when: one at a time, at the moment that is due, and another one should that node die."""
 
+import pytest
+
 from shellrunner.clock import now_ms
 from shellrunner.model import JobSpec
 from shellrunner.store import Store
@@ -18,6 +20,7 @@ async def is_due(store: Store) -> int:
     return claim.job_id
 
 
+@pytest.mark.heavy
 async def test_a_failed_try_is_repeated_when_it_is_due_by_any_node(nodes: Nodes) -> None:
     """Neither node waits for the end of the lease of a try that is over."""
     job = await is_due(nodes.one)
@@ -32,6 +35,7 @@ async def test_a_failed_try_is_repeated_when_it_is_due_by_any_node(nodes: Nodes)
     assert [(due.job.id, due.tries) for due in await nodes.two.due_callbacks(10)] == [(job, 2)]
 
 
+@pytest.mark.heavy
 async def test_what_a_node_sends_no_other_sends_until_its_lease_ends(nodes: Nodes, cluster: Cluster) -> None:
     """The other node looks again at the end of the lease; the one that sends, which may have restarted, at once."""
     job = await is_due(nodes.one)

@@ -133,6 +133,7 @@ def test_a_mark_changes_no_other_byte_of_what_is_synced(tmp_path: Path) -> None:
     assert [(one, other) for one, other in zip(synced, marked, strict=True) if one != other] == [tuple(b" +")] * 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("is_committed", [False, True], ids=["before COMMIT", "after COMMIT"])
 async def test_a_server_that_is_killed_while_it_claims_loses_no_job(cluster: Cluster, *, is_committed: bool) -> None:
     """The record is there, no keeper was given the job: by the history, it is queued, or runs and is put back."""
@@ -149,6 +150,7 @@ async def test_a_server_that_is_killed_while_it_claims_loses_no_job(cluster: Clu
         assert (await asyncio.wait_for(one.claim(1, "u"), TIMEOUT)).job_id == job.id
 
 
+@pytest.mark.heavy
 async def test_after_a_failover_what_was_being_claimed_counts_as_started(cluster: Cluster) -> None:
     """The server to which COMMIT was sent is gone, and may have confirmed it: the job is lost, and not run."""
     async with cluster.node("a") as one:
@@ -163,6 +165,7 @@ async def test_after_a_failover_what_was_being_claimed_counts_as_started(cluster
         await until(is_lost)
 
 
+@pytest.mark.heavy
 async def test_no_keeper_gets_a_job_before_its_record_is_synced(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ async def test_no_keeper_gets_a_job_before_its_record_is_synced(
         assert (await asyncio.wait_for(claim, TIMEOUT)).token == "t"
 
 
+@pytest.mark.heavy
 async def test_a_claim_whose_commit_fails_is_not_started_and_the_next_one_is(cluster: Cluster) -> None:
     """It is run again: after a restart, the journal has only the claim that was committed."""
     cluster.execute("CREATE SEQUENCE runs")
@@ -225,6 +229,7 @@ async def test_a_job_that_the_database_has_forgotten_to_be_started_is_lost_not_r
         assert sum(queue.queued for queue in (await one.queues()).queues) == 0
 
 
+@pytest.mark.heavy
 async def test_a_claim_that_was_put_back_is_claimed_again(cluster: Cluster) -> None:
     """Of which nothing was started, at this node, also after its server was restarted."""
     async with cluster.node("a") as one:
@@ -236,6 +241,7 @@ async def test_a_claim_that_was_put_back_is_claimed_again(cluster: Cluster) -> N
         assert (await asyncio.wait_for(one.claim(1, "v"), TIMEOUT)).job_id == job.id
 
 
+@pytest.mark.heavy
 async def test_another_epoch_is_followed_before_anything_is_claimed(cluster: Cluster) -> None:
     """What was started here and is unstarted by the history is lost; then claims go on, and no id is given twice."""
     async with cluster.node("a") as one:
@@ -265,6 +271,7 @@ async def test_another_epoch_is_followed_before_anything_is_claimed(cluster: Clu
             each.cancel()
 
 
+@pytest.mark.heavy
 async def test_a_restore_is_declared(cluster: Cluster) -> None:
     """All queues are held, what ran is lost, nothing is claimed until an admin resumes; ids continue far above."""
     async with cluster.node("a") as one:
@@ -293,6 +300,7 @@ async def test_a_restore_is_declared(cluster: Cluster) -> None:
         assert (await asyncio.wait_for(claim, TIMEOUT)).job_id == queued.id
 
 
+@pytest.mark.heavy
 async def test_the_journal_of_another_history_says_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """A state directory that is used for another database, whose jobs have the same ids, refuses none of them."""
     async with cluster.node("a") as one:
@@ -306,6 +314,7 @@ async def test_the_journal_of_another_history_says_nothing(cluster: Cluster, tmp
             assert (await asyncio.wait_for(one.claim(1, "u"), TIMEOUT)).job_id == same.id
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("era", ["the same", "another"])
 async def test_a_claim_of_before_a_failover_that_left_nothing_is_not_put_back(cluster: Cluster, era: str) -> None:
     """A server that is started again finds nothing of it: it may have ended, and the history have forgotten that."""

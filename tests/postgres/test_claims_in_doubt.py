@@ -28,6 +28,7 @@ async def store(cluster: Cluster) -> AsyncIterator[PostgresStore]:
         yield opened
 
 
+@pytest.mark.heavy
 async def test_a_claim_is_put_back_although_the_database_was_away(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

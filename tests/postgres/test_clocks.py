@@ -107,6 +107,7 @@ async def ended_at(store: PostgresStore, completed: int) -> int:
     return int(claim.job_id)
 
 
+@pytest.mark.heavy
 async def test_a_clock_that_is_ahead_at_the_start_removes_nothing(cluster: Cluster) -> None:
     """A node that is started then believes what others have seen to pass, until that has been so for a day."""
     async with cluster.node("one") as store:

@@ -130,6 +130,7 @@ def test_a_lost_delivery_is_made_up_for(connections: Any) -> None:
     assert entry_point(odd) != entry_point(Line("q", None))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("plans_once", [False, True])
 def test_looking_for_lost_deliveries_reads_each_row_a_few_times(cluster: Cluster, plans_once: bool) -> None:
     """Also by a plan that was made while no job was queued: else the look of a long queue takes for ever."""
@@ -200,6 +201,7 @@ class CountedDelivery(PgqueuerDelivery):
         return super().dequeue(db, lines, limit)
 
 
+@pytest.mark.heavy
 async def test_many_cancelled_jobs_hold_up_nothing(tmp_path: Path) -> None:
     """The one keeper that waits gets the job behind them after some looks, not one for each of them."""
     delivery = CountedDelivery()
@@ -213,6 +215,7 @@ async def test_many_cancelled_jobs_hold_up_nothing(tmp_path: Path) -> None:
             assert cluster.execute("SELECT count(*) FROM pgqueuer") == [(0,)]
 
 
+@pytest.mark.heavy
 async def test_a_job_is_found_behind_one_that_was_queued_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ async def test_one_that_fails_costs_the_others_of_its_batch_nothing(store: Postg
     assert {job.id for job in await store.jobs([first.id, second.id])} == {first.id, second.id}
 
 
+@pytest.mark.heavy
 async def test_a_refused_job_leaves_no_key(cluster: Cluster, store: PostgresStore) -> None:
     """What seals its secrets is written only with the job."""
     with pytest.raises(InvalidJob):
@@ -113,6 +114,7 @@ async def test_a_refused_job_leaves_no_key(cluster: Cluster, store: PostgresStor
     assert cluster.execute("SELECT count(*) FROM job_keys WHERE name != 'idempotency'") == [(1,)]
 
 
+@pytest.mark.heavy
 async def test_a_connection_that_is_lost_in_a_unit_has_done_nothing(store: PostgresStore) -> None:
     """The caller gets 503, and the next call has another connection."""
 
@@ -161,6 +163,7 @@ def test_clients_do_not_get_the_names_of_the_database(url: Callable[[PostgresSer
     assert detail == f"the history cannot be read: connection failed: {reason}"
 
 
+@pytest.mark.heavy
 async def test_reads_are_repeated_on_another_connection(store: PostgresStore) -> None:
     """A read that finds its connection lost does not fail for that."""
     job = await store.add(SPEC)
@@ -173,6 +176,7 @@ async def test_reads_are_repeated_on_another_connection(store: PostgresStore) ->
     assert len(set(pids)) > 1
 
 
+@pytest.mark.heavy
 async def test_a_commit_that_is_not_answered_is_of_unknown_outcome(cluster: Cluster, store: PostgresStore) -> None:
     """The error says so; the key shows the caller later how it ended, and there is one job at most."""
     cluster.execute(SLOW_COMMIT)

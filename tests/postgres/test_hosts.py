@@ -17,6 +17,7 @@ SPEC = JobSpec(command="true")
 TIMEOUT = 10.0
 
 
+@pytest.mark.heavy
 async def test_each_node_is_listed_at_every_node(cluster: Cluster) -> None:
     """A host is listed with what config says of it, and each node says of itself that it is the one that answers."""
     async with cluster.node("a", slots=3) as one, cluster.node("b", queues=None, claims=False) as two:
@@ -43,6 +44,7 @@ async def test_a_host_that_was_stopped_is_woken_no_more(cluster: Cluster) -> Non
         assert one._parts.membership.peers == []
 
 
+@pytest.mark.heavy
 async def test_a_drained_host_claims_nothing_until_it_is_resumed(cluster: Cluster) -> None:
     """After `drain` returned at another node nothing is claimed; after `resume` the same claim is served."""
     async with cluster.node("a") as one, cluster.node("b", claims=False) as two:
@@ -56,6 +58,7 @@ async def test_a_drained_host_claims_nothing_until_it_is_resumed(cluster: Cluste
         assert (await asyncio.wait_for(claim, TIMEOUT)).job_id == job.id
 
 
+@pytest.mark.heavy
 async def test_a_drain_is_kept_over_a_restart_of_its_server(cluster: Cluster) -> None:
     """A node that is opened again under a drained name is still draining."""
     async with cluster.node("a") as one:
@@ -64,6 +67,7 @@ async def test_a_drain_is_kept_over_a_restart_of_its_server(cluster: Cluster) ->
         assert [each.draining for each in await one.hosts.list()] == [True]
 
 
+@pytest.mark.heavy
 async def test_only_a_host_that_is_not_reachable_is_removed_and_its_running_jobs_are_lost(cluster: Cluster) -> None:
     """A reachable host is not removed; one whose lease has expired is, and what it ran is `lost`, once."""
     async with cluster.node("b", claims=False) as two:
@@ -100,6 +104,7 @@ async def test_an_accepted_job_is_returned_as_it_is_read(cluster: Cluster) -> No
         assert (running.host, (await claim).job_id) == ("a", running.id)
 
 
+@pytest.mark.heavy
 async def test_the_host_of_a_running_job_that_was_judged_unreachable_is_named(cluster: Cluster) -> None:
     """A running job names its host as unreachable once that was judged, and since when."""
     async with cluster.node("a") as one:

@@ -74,6 +74,7 @@ async def claimed(nodes: Nodes, store: Store) -> Any:
     return await asyncio.wait_for(nodes.claim(store), _TIMEOUT)
 
 
+@pytest.mark.heavy
 async def test_a_job_that_was_cancelled_is_not_skipped_afterwards(cluster: Cluster, nodes: Nodes) -> None:
     """The job for which it waited fails while the cancellation commits: it stays cancelled, and ends once."""
     first = await claimed(nodes, nodes.one)
@@ -85,6 +86,7 @@ async def test_a_job_that_was_cancelled_is_not_skipped_afterwards(cluster: Clust
     assert (await nodes.one.size()).jobs == 2
 
 
+@pytest.mark.heavy
 async def test_a_job_that_was_cancelled_and_deleted_harms_no_end(cluster: Cluster, nodes: Nodes) -> None:
     """The end of the job for which it waited is recorded with all consequences."""
     first = await claimed(nodes, nodes.one)
@@ -101,6 +103,7 @@ async def test_a_job_that_was_cancelled_and_deleted_harms_no_end(cluster: Cluste
     assert (await nodes.one.size()).jobs == 2
 
 
+@pytest.mark.heavy
 async def test_a_job_for_which_two_fail_at_once_ends_once(cluster: Cluster, nodes: Nodes) -> None:
     """It names the one that was first, and its callback is due once."""
     claims = [await claimed(nodes, store) for store in nodes.both]
@@ -121,6 +124,7 @@ async def test_a_job_for_which_two_fail_at_once_ends_once(cluster: Cluster, node
     assert (await nodes.one.size()).jobs == 3
 
 
+@pytest.mark.heavy
 async def test_a_job_that_waits_no_longer_for_the_one_that_ends_waits_for_the_others(
     cluster: Cluster, nodes: Nodes
 ) -> None:
@@ -135,6 +139,7 @@ async def test_a_job_that_waits_no_longer_for_the_one_that_ends_waits_for_the_ot
     assert (await nodes.one.job(follower.id)).state == "queued"
 
 
+@pytest.mark.heavy
 async def test_a_due_job_that_was_put_off_is_not_queued(cluster: Cluster, nodes: Nodes) -> None:
     """`start_at` is edited while another node queues what is due: the job waits for the new time."""
     soon, later = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (600, 6000))
@@ -158,6 +163,7 @@ async def move(store: PostgresStore, job: Job, **change: Any) -> Job:
     return await store.edit_job(JobEdit(job.id, job.spec, JobSpec.model_validate(given | change)))
 
 
+@pytest.mark.heavy
 async def test_a_job_that_was_moved_to_a_paused_queue_does_not_start(cluster: Cluster, queues: QueueLimits) -> None:
     """Its delivery for the queue that it has left is none; it starts once the other queue is resumed."""
     async with cluster.node("one", queues=queues) as store:
@@ -171,6 +177,7 @@ async def test_a_job_that_was_moved_to_a_paused_queue_does_not_start(cluster: Cl
         assert (await asyncio.wait_for(store.claim(1, "u"), _TIMEOUT)).job_id == job.id
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("before", "after"), [(0, 5), (5, -5)])
 async def test_an_edited_priority_counts(cluster: Cluster, before: int, after: int) -> None:
     """Of two queued jobs, one of which was given another priority, the one with the higher one starts first."""

@@ -184,6 +184,7 @@ async def test_a_witness_that_returns_adds_what_it_saw_once(cluster: Cluster) ->
         assert (await two.size()) == type(await two.size())(0, 0)
 
 
+@pytest.mark.heavy
 async def test_an_end_that_was_committed_without_an_answer_is_known(cluster: Cluster) -> None:
     """The same end again is reported as recorded, another one is not; so too if another attempt follows."""
     async with cluster.node("a") as one:

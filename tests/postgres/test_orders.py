@@ -130,6 +130,7 @@ async def test_what_does_not_run_is_refused(nodes: Nodes) -> None:
         await orders.ask(job.id, OrderKind.PAUSE)
 
 
+@pytest.mark.heavy
 async def test_a_job_that_was_just_accepted_may_start_first(
     nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +172,7 @@ async def test_orders_of_one_job_keep_their_order(nodes: Nodes) -> None:
         assert answers == [{"did": {"number": number}, "data": ""} for number in range(200)]
 
 
+@pytest.mark.heavy
 async def test_an_order_whose_job_has_ended_is_withdrawn(nodes: Nodes, cluster: Cluster) -> None:
     """Nobody takes it, and the one who asks is not kept waiting until it is too old."""
     claiming = nodes.claim(nodes.one)
@@ -343,6 +345,7 @@ async def test_one_client_types_into_a_job_whatever_node_it_is_at(nodes: Nodes, 
     assert await two.acquire(1, "b", take=False, keep=True)
 
 
+@pytest.mark.heavy
 async def test_who_is_refused_changes_nothing_for_the_writer(nodes: Nodes, cluster: Cluster) -> None:
     """At its own node, too: the writer goes on, and leaves the job without one when it leaves."""
     writers = orders_of(nodes.two).writers
@@ -358,6 +361,7 @@ async def test_who_is_refused_changes_nothing_for_the_writer(nodes: Nodes, clust
     assert writers._held.keys() == {1}
 
 
+@pytest.mark.heavy
 async def test_a_writer_that_got_no_answer_leaves_no_lease(
     nodes: Nodes, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +382,7 @@ async def test_a_writer_that_got_no_answer_leaves_no_lease(
     assert not writers._held
 
 
+@pytest.mark.heavy
 async def test_a_writer_that_comes_back_at_once_stays_it(nodes: Nodes, cluster: Cluster) -> None:
     """Its release, which has not begun yet, does not undo that."""
     writers = orders_of(nodes.two).writers
@@ -389,6 +394,7 @@ async def test_a_writer_that_comes_back_at_once_stays_it(nodes: Nodes, cluster: 
     assert cluster.execute("SELECT name FROM writers") == [("a",)]
 
 
+@pytest.mark.heavy
 async def test_all_hosts_that_answer_are_asked_at_once(nodes: Nodes) -> None:
     """One that serves no orders is left out."""
     host = Host()

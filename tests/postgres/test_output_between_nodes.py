@@ -102,6 +102,7 @@ async def test_one_frame_after_the_other_is_read_in_few_transactions(cluster: Cl
             assert await output.read_stream(Stream.STDOUT, at, length) == data[at : at + length]
 
 
+@pytest.mark.heavy
 async def test_a_short_job_sends_no_chunks(cluster: Cluster) -> None:
     """All of its output is the head, which goes with its end."""
     async with cluster.node("one") as one, cluster.node("two", claims=False) as two:

@@ -75,6 +75,7 @@ async def test_a_lost_attempt_is_not_taken_for_an_earlier_one_that_ended_alike(c
         assert (await one.attempt(job.id, 1)).found is None
 
 
+@pytest.mark.heavy
 async def test_an_end_whose_commit_had_no_effect_is_recorded_when_it_is_reported_again(cluster: Cluster) -> None:
     """Whether it had is not known first; then the next attempt follows, once."""
     async with cluster.node("a") as one:

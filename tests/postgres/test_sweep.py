@@ -27,6 +27,7 @@ async def deaf(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> Nodes:
     return nodes
 
 
+@pytest.mark.heavy
 async def test_a_job_waits_for_no_sweep_because_a_host_had_no_free_place(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ async def counted(store: PostgresStore, host: str) -> int:
     return {each.name: each.unsettled for each in await store.hosts.list()}[host]
 
 
+@pytest.mark.heavy
 async def test_a_lost_job_whose_host_may_run_it_can_be_cancelled_at_any_node(cluster: Cluster) -> None:
     """Its host learns of it as for a running one, and what it found says so; then the job is done like any other."""
     async with cluster.node("a") as one, cluster.node("b") as two:
@@ -97,6 +98,7 @@ async def test_a_lost_job_whose_host_may_run_it_can_be_cancelled_at_any_node(clu
             await two.request_cancel(claim.job_id)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("many", [False, True])
 async def test_the_command_of_a_deleted_job_is_ended(cluster: Cluster, *, many: bool) -> None:
     """By KILL, as nothing of it is wanted any more; its end is known, and leaves nothing."""
@@ -111,6 +113,7 @@ async def test_the_command_of_a_deleted_job_is_ended(cluster: Cluster, *, many: 
         assert cluster.execute("SELECT 1 FROM jobs UNION ALL SELECT 1 FROM outputs") == []
 
 
+@pytest.mark.heavy
 async def test_what_retention_removes_is_not_ended(cluster: Cluster) -> None:
     """No command is ended because its job is old; it still counts, and its end is known."""
     async with cluster.node("a") as one, cluster.node("b") as two:

@@ -195,6 +195,7 @@ async def test_s8_on_a_full_disk_a_delete_still_works_and_frees_space(small_disk
         await store.check()
 
 
+@pytest.mark.heavy
 async def test_s9_submits_readers_and_a_purge_at_once(tmp_path: Path) -> None:
     """S9: 50 parallel submits, lists and deletes at the same time: not one error."""
     async with opened(tmp_path, jobs=5) as store:

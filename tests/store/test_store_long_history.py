@@ -76,6 +76,7 @@ async def cost_of_a_life(path: Path) -> int:
     return Ticking.ticks
 
 
+@pytest.mark.heavy
 async def test_opening_and_running_cost_the_same_in_a_long_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ async def test_a_snapshot_stays_readable_while_the_job_goes_on_and_after_it_was_
                 await early.read(0, 10)
 
 
+@pytest.mark.heavy
 async def test_reading_while_a_keeper_writes_gives_a_true_beginning_at_every_moment(tmp_path: Path) -> None:
     """While a keeper writes, every snapshot is a prefix of what was written, and never shorter than the last one."""
     written = pieces(8, 4000, 200)

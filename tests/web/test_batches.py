@@ -204,6 +204,7 @@ KEYS = st.sampled_from([*JobSpec.model_fields, "unknown"])
 INVENTED = st.dictionaries(KEYS, st.one_of(VALUES, st.lists(VALUES, max_size=3), st.dictionaries(KEYS, VALUES)))
 
 
+@pytest.mark.heavy
 @settings(max_examples=40)
 @given(st.lists(st.one_of(st.sampled_from(EARLY), INVENTED, VALUES), min_size=1, max_size=6))
 def test_the_errors_of_a_batch_are_those_of_its_jobs(specs: list[Any]) -> None:
@@ -247,6 +248,7 @@ def of_size(size: int, jobs: int = 10) -> bytes:
     return body.replace(b'"stdin": ""', b'"stdin": "%s"' % filler).ljust(size)
 
 
+@pytest.mark.heavy
 async def test_a_batch_may_have_8_mib(site: Site) -> None:
     """Exactly 8 MiB are accepted, a byte more is 413; a route beside it takes 1 MiB as ever."""
     send = {"headers": JSON}

@@ -193,6 +193,7 @@ async def test_what_is_too_much_at_once_is_not_collected(site: Site, monkeypatch
     assert frames == {"_make_sized": 1}
 
 
+@pytest.mark.heavy
 async def test_a_heartbeat_is_due_only_after_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is written to gets no heartbeat, although its own task has not written; a silent one does."""
     site.app[STREAMS].heartbeat = 0.2

@@ -103,6 +103,7 @@ async def test_if_match(site: Site) -> None:
         assert answer.status == status
 
 
+@pytest.mark.heavy
 async def test_it_goes_on_when_the_client_goes(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """The deletion continues after its client disconnected, and is logged."""
     await cancelled(site, 350)

@@ -106,6 +106,7 @@ async def test_a_page_of_results_opens_no_files_but_those_of_spilled_output(
     )
 
 
+@pytest.mark.heavy
 async def test_rows_are_what_the_single_documents_are(site: Site) -> None:
     """At every stage of a job, a list that was read before has what its document has now."""
 

@@ -93,6 +93,7 @@ FILTERS_AND_SORTS: list[tuple[str, list[int]]] = [
 ]
 
 
+@pytest.mark.heavy
 async def test_filters_and_sorts(five: Site) -> None:
     """A list has exactly the jobs that match all filters, in order, in one page or many; statuses like jobs."""
     for query, expected in FILTERS_AND_SORTS:

@@ -222,6 +222,7 @@ async def test_c6_while_it_runs_followers_learn_of_it_and_go_on(site: Site, dama
     await check_done(site, job_id, f"/api/results/{job_id}")
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="in a cluster output of what has ended is in the database")
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_c6_an_attempt_that_is_damaged_says_so(site: Site, damage: Callable[[Path], None]) -> None:

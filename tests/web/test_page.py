@@ -24,6 +24,7 @@ async def test_the_page_has_a_strict_policy_and_is_revalidated(site: Site) -> No
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", INDEX)
 
 
+@pytest.mark.heavy
 async def test_assets_are_immutable(site: Site) -> None:
     """Every file is served under the version of all files, plain or compressed, and marked immutable."""
     for name, asset in ASSETS.items():

@@ -156,6 +156,7 @@ async def test_full_under_a_rush(tmp_path: Path) -> None:
         assert len((await site.get("/api/jobs")).json["jobs"]) == 10
 
 
+@pytest.mark.heavy
 async def test_one_at_a_time(service: Service, tmp_path: Path) -> None:
     """A queue with a limit of one runs one job after the other, while another queue runs beside it."""
     await service.stop()
@@ -173,6 +174,7 @@ async def test_one_at_a_time(service: Service, tmp_path: Path) -> None:
     assert log.read_text().split() == ["in", "out"] * 4
 
 
+@pytest.mark.heavy
 async def test_paused_over_a_restart(service: Service) -> None:
     """A paused queue is still paused after kill -9, running jobs continue, and resuming starts the queued ones."""
     running = await service.submit("sleep 0.3; echo ran")

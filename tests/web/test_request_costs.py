@@ -167,6 +167,7 @@ async def test_a_kept_document_is_never_out_of_date(site: Site) -> None:
     assert {(await site.get(f"/api/{kind}/{job}")).status for kind in ("jobs", "statuses", "results")} == {404}
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="it counts SQLite's system calls")
 async def test_the_system_calls_of_a_get(service: Service, tmp_path: Path) -> None:
     """One to receive it, one to respond, two locks of SQLite's for each read, one for the client's presence.

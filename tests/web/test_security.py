@@ -192,6 +192,7 @@ async def test_probes(site: Site, path: str) -> None:
     assert path == "/healthz" or answer.json["reasons"] == ["crashed"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "headers",
     [
@@ -299,6 +300,7 @@ async def test_bug_in_a_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
         assert b" 500 " not in got
 
 
+@pytest.mark.heavy
 async def test_index(site: Site) -> None:
     """The index says who the client is and what it may do, and every link of it is answered with 200."""
     index = (await site.get("/api")).json

@@ -183,6 +183,7 @@ async def test_no_session_begins_without_a_token(closed: Site) -> None:
             check_problem(await closed.ask(verb, "/api/session", headers=headers), 401)
 
 
+@pytest.mark.heavy
 async def test_without_tokens_both_do_nothing(site: Site) -> None:
     """Without tokens POST and DELETE are 204 without a cookie, since none is needed."""
     for verb in ("POST", "DELETE"):
@@ -238,6 +239,7 @@ async def test_cookies_of_two_tokens_let_in_neither(closed: Site) -> None:
         assert (await closed.get("/api/statuses", headers=headers)).status == 401
 
 
+@pytest.mark.heavy
 async def test_a_cookie_of_a_server_without_tls_does_not_replace_a_secure_one(tmp_path: Path) -> None:
     """Behind a proxy with TLS, cookies without the prefix are ignored once there is one with it."""
     origin = "https://jobs.example.org"

@@ -158,6 +158,7 @@ async def test_heartbeat(site: Site) -> None:
     assert got.endswith(b"\r\n3\r\n:\n\n\r\n")
 
 
+@pytest.mark.heavy
 async def test_connect_then_list_misses_nothing(site: Site) -> None:
     """A reader that connects, then reads the list, then applies the events, knows every job as it is."""
     life = Life(site, 1)
@@ -244,6 +245,7 @@ async def test_nothing_new(site: Site) -> None:
         assert (event.name, event.data["status_id"]) == ("status", job_id)
 
 
+@pytest.mark.heavy
 async def test_unknown_id(site: Site) -> None:
     """E2: an id that this server never sent is answered with `reset` and the current id, then the stream is live."""
     await site.submit()
@@ -296,6 +298,7 @@ async def test_restart(tmp_path: Path) -> None:
         assert (await anext(events)).name == "reset"
 
 
+@pytest.mark.heavy
 async def test_bulk_delete(site: Site) -> None:
     """A bulk delete sends `deleted` once for each of its jobs, and for no other."""
     jobs = await asyncio.gather(*(site.store.add(JobSpec(command="true")) for _ in range(300)))
@@ -309,6 +312,7 @@ async def test_bulk_delete(site: Site) -> None:
         assert {event.data["status_id"] for event in received} == set(range(1, kept))
 
 
+@pytest.mark.heavy
 @pytest.mark.sqlite(reason="it counts changes; a node gathers those of other nodes")
 async def test_read_once_for_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """All followers get the same, and changed jobs are read once per interval, not once for each follower."""

@@ -34,6 +34,7 @@ async def test_who_does_not_follow_becomes_no_writer() -> None:
     assert vars(writers) == vars(Writers())
 
 
+@pytest.mark.heavy
 async def test_input_of_another_writer_is_refused(service: Service) -> None:
     """409 with nothing accepted; without a name, or with `take`, it is accepted; names and flags are checked."""
     job = await service.submit("cat", stdin={"stream": True})
