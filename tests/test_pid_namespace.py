@@ -55,13 +55,13 @@ async def test_keep_is_cancel_where_nothing_can_be_kept(contained: Service) -> N
     """It warns at the start; a stop cancels what runs, is 0, and does not claim that jobs continue."""
     await contained.start()
     assert any("PID namespace" in line["event"] for line in contained.log if line["level"] == "warning")
-    job = await contained.submit("trap 'echo saved; exit 3' TERM; while :; do sleep 0.05; done")
-    await contained.running(job)
+    job = await contained.submit("trap 'echo saved; exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+    assert await contained.printed(job) == b"ready\n"  # its trap is set
     assert await stopped(contained) == 0
     assert contained.log[-1]["event"] == "stopped"
     await contained.start()
     result = await contained.result(job)
-    assert (result["ending"], result["stdout"]) == ("cancelled", "saved\n")
+    assert (result["ending"], result["stdout"]) == ("cancelled", "ready\nsaved\n")
     await stopped(contained)
 
 

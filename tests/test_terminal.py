@@ -196,7 +196,7 @@ def test_a_cancelled_terminal_leaves_nothing(keeping: tuple[Talk, SlotReader]) -
     pid = keeper.hello["identity"]["pid"]
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
     for job in range(1, 4):
-        end, _ = on_terminal(keeping, "trap '' TERM HUP; while :; do sleep 0.05; done", job, timeout=0.1, grace=0.1)
+        end, _ = on_terminal(keeping, "trap '' TERM HUP; while :; do sleep 0.05; done", job, timeout=0.5, grace=0.1)
         assert (end["ending"], end["signal"]) == ("timed_out", "SIGKILL")
     end, _ = on_terminal(keeping, "true", 4, cwd="/no/such")
     assert end["ending"] == "failed_to_start"

@@ -92,7 +92,7 @@ async def test_all_failures_of_today_are_shown_and_nothing_else(service: Service
     for job in failures:
         await service.result(job)
     cancelled = await service.submit("trap 'exit 1' TERM; echo ready; sleep 1000 & wait")
-    await until(lambda: _has_output(service, cancelled), what="it has set its trap")
+    assert await service.printed(cancelled) == b"ready\n"  # its trap is set
     await service.ask("POST", f"/api/jobs/{cancelled}/cancel")
     assert (await service.result(cancelled))["exit_code"] == 1
     skipped = (await service.run(": skipped", after=[failures[0]]))["job_id"]
@@ -119,10 +119,6 @@ async def test_all_failures_of_today_are_shown_and_nothing_else(service: Service
     assert not {cancelled, skipped, fine} & set(found)
     (since,) = {query.split("completed_after=")[1].split("&")[0] for query in queries if "completed_after" in query}
     assert await tab.page.evaluate("(since) => new Date(since).toTimeString().slice(0, 8)", since) == "00:00:00"
-
-
-async def _has_output(service: Service, job: int) -> bool:
-    return bool((await service.get(f"/api/statuses/{job}/output"))[2])
 
 
 async def test_a_filter_replaces_the_home_by_one_list(small: Service, open_tab: Any) -> None:

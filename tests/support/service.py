@@ -206,7 +206,10 @@ class Service:
 
     def keeper_of(self, job_id: int) -> ProcessIdentity | None:
         """Return the identity of the keeper whose slot has this job without an end, or None."""
-        directory = os.open(self.state_dir / "slots", os.O_RDONLY)
+        try:
+            directory = os.open(self.state_dir / "slots", os.O_RDONLY)
+        except FileNotFoundError:  # it is still starting
+            return None
         try:
             for name in os.listdir(directory):
                 if name.endswith(".slot"):
@@ -263,6 +266,16 @@ class Service:
     async def running(self, job_id: int) -> ProcessIdentity:
         """Wait until the job's command was started (its keeper says so)."""
         return await until(lambda: self.keeper_of(job_id), what=f"job {job_id} runs")
+
+    async def printed(self, job_id: int) -> bytes:
+        """Wait until the job has printed something; return it."""
+
+        async def output() -> bytes:
+            status, _, body = await self.get(f"/api/statuses/{job_id}/output")
+            assert status == 200, body
+            return bytes(body)
+
+        return await until(output, what=f"job {job_id} has printed something")
 
     async def result(self, job_id: int, seconds: float = WAIT_TIMEOUT) -> Any:
         """Wait until the job is done; return its result."""
