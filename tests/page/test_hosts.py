@@ -54,6 +54,21 @@ async def test_a_single_host_is_not_shown(service: Service, open_tab: Any) -> No
     assert await tab.page.is_hidden(".head .column-host")
 
 
+async def test_hosts_are_shown_at_once(two: tuple[Service, Service, str], open_tab: Any) -> None:
+    """When the page is opened, not at the first of the intervals in which they are refreshed."""
+    tab = await open_tab(two[0])
+    await tab.wait_for("#hosts-summary", "2 reachable")
+    await tab.page.clock.install(time=0)
+    await tab.page.clock.pause_at(1_000)
+    try:
+        async with tab.page.expect_response(lambda response: "/api/jobs?" in response.url):
+            await tab.page.reload()
+        await tab.page.clock.run_for(400)
+        await until(lambda: tab.page.is_visible("#hosts"), what="the hosts are shown")
+    finally:
+        await tab.page.clock.resume()  # it is that of all tabs
+
+
 async def test_hosts_are_shown_drained_and_removed(two: tuple[Service, Service, str], open_tab: Any) -> None:
     """From the panel: what is open, drained, unreachable; a job's host is in its row and in its own view."""
     first, second, database = two

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from tests.support.selected_service import at_fixed_port
 from tests.support.service import Service
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -67,6 +68,8 @@ async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartab
     await tab.wait_until_live()
     await restartable.kill()
     await tab.wait_for('#connection[data-state="waiting"]')
+    requested: list[str] = []
+    tab.page.on("request", lambda request: requested.append(request.url))
     await tab.page.evaluate("""() => {
         window.observed = 0;
         const seen = new IntersectionObserver(() => {});
@@ -78,7 +81,7 @@ async def test_a_list_scrolled_while_the_service_was_down_is_continued(restartab
         document.querySelector('.list').scrollTo(0, 1e9);
     }""")
     await tab.wait_for("#banner", "cannot reach the service")
-    await tab.until("() => performance.getEntriesByType('resource').some((each) => each.name.includes('cursor='))")
+    await until(lambda: any("cursor=" in url for url in requested), what="the next page is requested")
     before = await tab.page.evaluate("window.observed")
     await tab.page.evaluate("""async () => {
         for (let frame = 0; frame < 30; frame += 1) await new Promise(requestAnimationFrame);

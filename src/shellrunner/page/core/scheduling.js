@@ -14,28 +14,29 @@ export function oncePerFrame(work) {
   };
 }
 
-/** A function that calls `work` at most once per `interval` milliseconds and never concurrently. Calls are never lost:
-    one made while `work` runs schedules another run. */
+/** A function that calls `work` at most once per `interval` milliseconds and never concurrently, or sooner where it is
+    called with a shorter delay. Calls are never lost: one made while `work` runs schedules another run. */
 export function throttle(interval, work) {
   let timer = null;
+  let delay = Infinity; // of the run that was asked for
   let running = false;
-  let calledAgain = false;
   async function run() {
     timer = null;
+    delay = Infinity;
     running = true;
-    calledAgain = false;
     try {
       await work();
     } finally {
       running = false;
-      if (calledAgain) schedule();
+      if (delay < Infinity) timer = setTimeout(run, delay);
     }
   }
-  function schedule() {
-    if (running) calledAgain = true;
-    else timer ??= setTimeout(run, interval);
-  }
-  return schedule;
+  return (wanted = interval) => {
+    if (wanted >= delay) return;
+    delay = wanted;
+    clearTimeout(timer);
+    if (!running) timer = setTimeout(run, delay);
+  };
 }
 
 /** Call `work` after the next frame has been drawn; at once in a hidden tab, where nothing is drawn. */

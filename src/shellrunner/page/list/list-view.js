@@ -58,6 +58,7 @@ export class ListView {
     const ahead = { root: document.querySelector(".list"), rootMargin: "600px" }; // without its root it would be clipped to it
     this.#scrollObserver = new IntersectionObserver((entries) => this.#onScroll(entries), ahead);
     setInterval(() => document.hidden || this.#poll(), POLL_INTERVAL);
+    setInterval(() => document.hidden || !hasSeveralHosts() || this.#refreshHosts(0), HOSTS_INTERVAL); // nor that one is gone
   }
 
   /** Show what the address asks for. */
@@ -75,7 +76,7 @@ export class ListView {
     this.#error = null;
     table.setAttribute("aria-busy", "true");
     this.#refreshQueues();
-    this.#refreshHosts();
+    this.#refreshHosts(0);
     this.#refreshRecent();
     try {
       await this.#sections.reload();
@@ -92,7 +93,7 @@ export class ListView {
     if (!this.#sections.isCurrent) return this.reload();
     this.#tryTo(() => this.#sections.refresh({ all: true })).then(this.render);
     this.#refreshQueues();
-    this.#refreshHosts();
+    this.#refreshHosts(0);
     this.#refreshRecent();
     this.#fetchMoreIfVisible();
   }
