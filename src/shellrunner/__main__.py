@@ -17,6 +17,10 @@ def main() -> None:
             from shellrunner import startup_signals  # noqa: PLC0415  takes 5 ms
 
             startup_signals.handle()
+        else:
+            from shellrunner import startup_interrupt  # noqa: PLC0415  takes 2 ms
+
+            startup_interrupt.exit_at_once()  # until the verb is imported
         from shellrunner import cli  # noqa: PLC0415  takes 25 ms
 
         cli.main()

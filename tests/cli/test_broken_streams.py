@@ -181,6 +181,41 @@ async def test_an_interrupt_at_any_moment_is_quiet(typist: Typist, tmp_path: Pat
         assert done.code in ((0,) if verb == "serve" else (0, 130)), (moment, done)
 
 
+# Ctrl-C comes in a finalizer, while the module is imported that is the first argument.
+INTERRUPTED = """
+import os, signal, sys
+
+class Collected:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            Collected()
+
+if len(sys.argv) > 3:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.meta_path.insert(0, Finder())
+from shellrunner.__main__ import main
+sys.argv[1:] = ["token", "--help"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["shellrunner.cli", "click", "shellrunner.cli.commands.administration.token"])
+@pytest.mark.parametrize("is_ignored", [False, True])
+async def test_an_interrupt_in_a_finalizer_is_not_lost(module: str, is_ignored: bool) -> None:
+    """While modules are loaded, where Python only prints it; `nohup` and `&` have it ignored as ever."""
+    arguments = [module, "", *["ignored"] * is_ignored]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", INTERRUPTED, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert err == b""
+    assert (process.returncode, b"Usage: shellrunner token" in out) == ((0, True) if is_ignored else (130, False))
+
+
 async def test_nothing_is_imported_before_an_interrupt_is_handled() -> None:
     """The program's first module brings no other, in whose import Ctrl-C would be a traceback."""
     program = "import sys; before = {*sys.modules}; import shellrunner.__main__; print({*sys.modules} - before)"

@@ -42,16 +42,17 @@ async def test_a_plain_call_imports_no_event_loop(typist: Typist, shared: Servic
         packages = {name.split(".")[1] for name in loaded if name.startswith("shellrunner.")}
         assert packages <= {
             "ascii_text", "cli", "client", "clock", "control_characters", "errors", "machine", "model",
-            "peer_credentials", "process_hardening",
+            "peer_credentials", "process_hardening", "startup_interrupt",
         }, arguments  # fmt: skip
     assert {"aiohttp", "asyncio"} <= await imported(typist, "run", "true")
 
 
 async def test_the_version_is_printed_without_parsing(typist: Typist) -> None:
-    """`--version` imports four modules of ours, no click, and nothing that connects."""
+    """`--version` imports five modules of ours, no click, and nothing that connects."""
     loaded = await imported(typist, "--version")
     ours = {name for name in loaded if name.startswith("shellrunner")}
-    assert ours == {"shellrunner", "shellrunner.cli", "shellrunner.cli.boundary", "shellrunner.process_hardening"}
+    needed = {"cli", "cli.boundary", "process_hardening", "startup_interrupt"}
+    assert ours == {"shellrunner", *(f"shellrunner.{name}" for name in needed)}
     assert not loaded & {"click", "json", "socket", "inspect", *COSTLY}
 
 

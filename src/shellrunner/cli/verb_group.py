@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from shellrunner import __version__
+from shellrunner import __version__, startup_interrupt
 from shellrunner.cli import boundary
 from shellrunner.cli.ui.help_examples import epilog
 
@@ -138,6 +138,7 @@ class _VerbGroup(click.Group):
             verb.epilog = epilog(cmd_name)
         gc.freeze()  # what was imported stays
         gc.enable()  # `__main__` has disabled it
+        startup_interrupt.raise_again()
         return verb
 
     def resolve_command(
