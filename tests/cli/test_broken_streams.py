@@ -185,16 +185,18 @@ async def test_an_interrupt_at_any_moment_is_quiet(typist: Typist, tmp_path: Pat
 INTERRUPTED = """
 import os, signal, sys
 
+interrupted = sys.argv[1]
+
 class Collected:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
 
 class Finder:
     def find_spec(self, name, path, target=None):
-        if name == sys.argv[1]:
+        if name == interrupted:
             Collected()
 
-if len(sys.argv) > 3:
+if sys.argv[2:]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.meta_path.insert(0, Finder())
 from shellrunner.__main__ import main
@@ -207,7 +209,7 @@ main()
 @pytest.mark.parametrize("is_ignored", [False, True])
 async def test_an_interrupt_in_a_finalizer_is_not_lost(module: str, is_ignored: bool) -> None:
     """While modules are loaded, where Python only prints it; `nohup` and `&` have it ignored as ever."""
-    arguments = [module, "", *["ignored"] * is_ignored]
+    arguments = [module, *["ignored"] * is_ignored]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", INTERRUPTED, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

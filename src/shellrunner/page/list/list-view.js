@@ -58,7 +58,7 @@ export class ListView {
     const ahead = { root: document.querySelector(".list"), rootMargin: "600px" }; // without its root it would be clipped to it
     this.#scrollObserver = new IntersectionObserver((entries) => this.#onScroll(entries), ahead);
     setInterval(() => document.hidden || this.#poll(), POLL_INTERVAL);
-    setInterval(() => document.hidden || !hasSeveralHosts() || this.#refreshHosts(0), HOSTS_INTERVAL); // nor that one is gone
+    setInterval(() => document.hidden || !hasSeveralHosts() || this.#refreshHosts(0), HOSTS_INTERVAL); // no event says that a host is gone
   }
 
   /** Show what the address asks for. */
